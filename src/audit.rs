@@ -1,0 +1,164 @@
+//! The access log: append, prove, verify.
+//!
+//! Entries are lines of JSON, hashed into an RFC 6962 tree whose head is signed with Ed25519. [`tree`]
+//! and [`checkpoint`] are pure format; [`log`] does the files. The log knows nothing of what it records
+//! beyond [`Event`]; nothing in an event is a value of a record or an identifier.
+
+pub mod checkpoint;
+pub mod log;
+pub mod question;
+pub mod scrub;
+pub mod tree;
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+pub use log::Log;
+
+/// Where the hub takes the time from; tests put their own in.
+pub type Clock = std::sync::Arc<dyn Fn() -> DateTime<Utc> + Send + Sync>;
+
+/// One entry of the log: when, and what.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Entry {
+    /// Position in the log, from 0. Not stored in the entry: it is the entry's place.
+    #[serde(skip_serializing, default)]
+    pub index: u64,
+    /// When it was written, by the hub's clock.
+    pub at: DateTime<Utc>,
+    /// What happened.
+    #[serde(flatten)]
+    pub event: Event,
+}
+
+/// What the log records.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "kind")]
+pub enum Event {
+    /// The hub began to serve, under this policy and these contracts.
+    #[serde(rename = "hub.start")]
+    HubStart {
+        /// Version of the hub.
+        build: String,
+        /// Policy version.
+        policy: String,
+        /// Contract version of every dataset.
+        contracts: BTreeMap<String, String>,
+    },
+    /// A caller asked. Written before anything is looked at.
+    #[serde(rename = "query.begin")]
+    QueryBegin {
+        /// The query's id.
+        query_id: String,
+        /// Who asks.
+        caller: String,
+        /// For which agency.
+        agency: String,
+        /// Which token was used.
+        token_id: String,
+        /// Why.
+        purpose: String,
+        /// Through which door.
+        channel: String,
+        /// SHA-256 over salt and SQL; salt and SQL lie encrypted beside the log.
+        commitment: String,
+        /// False where identifiers in the text were replaced before it was kept.
+        reproducible: bool,
+        /// Policy version.
+        policy: String,
+    },
+    /// How the query ended.
+    #[serde(rename = "query.end")]
+    QueryEnd {
+        /// The query's id.
+        query_id: String,
+        /// Index of its begin entry.
+        begin: u64,
+        /// `answered`, or the slug of the error.
+        outcome: String,
+        /// The rule that refused it, if one did.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        rule: Option<String>,
+        /// `exact` or `protected`; absent where nothing was answered.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        protection: Option<String>,
+        /// Rows that left the hub.
+        rows: u64,
+        /// Table versions read.
+        tables: BTreeMap<String, i64>,
+        /// The exposure at which each field used was read, as `agency.table.field` to exposure.
+        fields: BTreeMap<String, String>,
+        /// The opaque name the caller got for the table versions.
+        snapshot: String,
+        /// For faults of the hub: the cause, for the operator.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        cause: Option<String>,
+    },
+    /// An upload passed its checks and is about to be committed.
+    #[serde(rename = "upload.begin")]
+    UploadBegin {
+        /// The batch.
+        batch_id: String,
+        /// Its dataset.
+        dataset: String,
+        /// Who pushes.
+        caller: String,
+        /// For which agency.
+        agency: String,
+        /// HMAC of the file's digest.
+        digest: String,
+    },
+    /// What became of an upload.
+    #[serde(rename = "upload.end")]
+    UploadEnd {
+        /// The batch.
+        batch_id: String,
+        /// Its dataset.
+        dataset: String,
+        /// Who pushed.
+        caller: String,
+        /// For which agency.
+        agency: String,
+        /// `accepted`, `partly_accepted`, `rejected`, or the slug of the error.
+        outcome: String,
+        /// Rows in the file.
+        received: u64,
+        /// Rows stored.
+        accepted: u64,
+        /// Rows refused.
+        rejected: u64,
+        /// Exact copies, kept once.
+        duplicate: u64,
+        /// The table version that holds the batch; absent where nothing was stored.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        version: Option<i64>,
+    },
+    /// A token was made on the command line.
+    #[serde(rename = "token.create")]
+    TokenCreate {
+        /// The token's id, which opens nothing.
+        token_id: String,
+        /// For whom.
+        caller: String,
+        /// Until when; absent for tokens without end.
+        expires: Option<DateTime<Utc>>,
+    },
+    /// A token was revoked on the command line; it ended at once, the entry may follow later.
+    #[serde(rename = "token.revoke")]
+    TokenRevoke {
+        /// The token's id.
+        token_id: String,
+    },
+    /// Somebody read the log.
+    #[serde(rename = "log.read")]
+    LogRead {
+        /// Who read.
+        caller: String,
+        /// From which entry.
+        from: u64,
+        /// How many entries at most.
+        count: u64,
+    },
+}

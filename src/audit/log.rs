@@ -1,0 +1,354 @@
+//! The log's files: `entries` (each entry behind its length, two bytes, big-endian), `checkpoint` and
+//! `verifier`. One thread writes, and flushes as many entries as wait in one go.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{BufReader, Read, Seek, SeekFrom, Write},
+    os::unix::fs::{DirBuilderExt, FileExt},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
+};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use tokio::sync::oneshot;
+
+use super::{
+    Clock, Entry, Event,
+    checkpoint::{self, Head},
+    tree::{Hash, Tree, leaf},
+};
+use crate::{
+    error::{Error, Result},
+    keys::Keys,
+};
+
+/// How far the clock may step back before the log refuses entries: clocks are disciplined in small
+/// steps, and a larger one would let somebody order the log anew.
+pub const CLOCK_TOLERANCE: TimeDelta = TimeDelta::seconds(5);
+
+/// Most entries flushed at once.
+const GROUP: usize = 256;
+
+/// The longest entry: its length is written in two bytes (C2SP tlog-tiles).
+const LONGEST: usize = 65_535;
+
+/// The log of a running hub.
+pub struct Log {
+    queue: mpsc::Sender<Waiting>,
+    shared: Arc<Shared>,
+}
+
+struct Waiting {
+    event: Event,
+    reply: oneshot::Sender<Result<u64>>,
+}
+
+/// What readers see: where each flushed entry lies, and the newest checkpoint.
+struct Shared {
+    file: File,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    offsets: Vec<u64>,
+    leaves: Vec<Hash>,
+    checkpoint: String,
+}
+
+struct Writer {
+    folder: PathBuf,
+    keys: Arc<Keys>,
+    clock: Clock,
+    file: File,
+    shared: Arc<Shared>,
+    tree: Tree,
+    length: u64,
+    last: DateTime<Utc>,
+}
+
+impl Log {
+    /// Opens the log in `folder`, checks it against its last checkpoint, and drops a torn last entry that
+    /// no checkpoint covers.
+    ///
+    /// # Errors
+    /// [`Error::Setup`] where the files cannot be used, or where entries differ from what was signed.
+    pub fn open(folder: &Path, keys: Arc<Keys>, clock: Clock) -> Result<Self> {
+        let fault = |why: String| Error::setup(folder, None, why);
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(folder)
+            .map_err(|e| fault(format!("cannot make the log's folder: {e}")))?;
+        let path = folder.join("entries");
+        let file = OpenOptions::new()
+            .create(true)
+            .read(true)
+            .append(true)
+            .open(&path)
+            .map_err(|e| fault(format!("cannot open the log: {e}")))?;
+        let read = read_entries(&path).map_err(|e| fault(format!("cannot read the log: {e}")))?;
+        let verifier = checkpoint::verifier(keys.signer());
+        let note = fs::read_to_string(folder.join("checkpoint")).unwrap_or_default();
+        if !note.is_empty() {
+            check_head(&note, &verifier, &read).map_err(fault)?;
+        } else if !read.entries.is_empty() {
+            return Err(fault("has entries and no checkpoint; restore both from the same backup".into()));
+        }
+        file.set_len(read.length).map_err(|e| fault(format!("cannot drop a torn entry: {e}")))?;
+        write_whole(folder, "verifier", &format!("{verifier}\n"))
+            .map_err(|e| fault(format!("cannot write the verifier key: {e}")))?;
+
+        let mut tree = Tree::default();
+        let leaves: Vec<Hash> = read.entries.iter().map(|entry| leaf(entry)).collect();
+        leaves.iter().for_each(|leaf| tree.push(*leaf));
+        let last = read.entries.last().and_then(|entry| serde_json::from_slice::<Entry>(entry).ok());
+        let reader = File::open(&path).map_err(|e| fault(format!("cannot read the log: {e}")))?;
+        let state = State { offsets: read.offsets, leaves, checkpoint: note };
+        let shared = Arc::new(Shared { file: reader, state: Mutex::new(state) });
+        let writer = Writer {
+            folder: folder.to_owned(),
+            keys,
+            clock,
+            file,
+            shared: Arc::clone(&shared),
+            tree,
+            length: read.length,
+            last: last.map_or(DateTime::UNIX_EPOCH, |entry| entry.at),
+        };
+        let (queue, waiting) = mpsc::channel();
+        std::thread::Builder::new()
+            .name("gridhub-log".into())
+            .spawn(move || writer.run(&waiting))
+            .map_err(|e| fault(format!("cannot start the log's thread: {e}")))?;
+        Ok(Self { queue, shared })
+    }
+
+    /// Appends an event and returns its index once it is on disk.
+    ///
+    /// # Errors
+    /// [`Error::LogUnavailable`] where the disk or the clock does not allow it; then nothing may be
+    /// answered.
+    pub async fn append(&self, event: Event) -> Result<u64> {
+        let (reply, answer) = oneshot::channel();
+        self.queue.send(Waiting { event, reply }).map_err(|_| Error::LogUnavailable)?;
+        answer.await.map_err(|_| Error::LogUnavailable)?
+    }
+
+    /// The newest signed checkpoint.
+    pub fn checkpoint(&self) -> String {
+        self.shared.state().checkpoint.clone()
+    }
+
+    /// How many entries there are.
+    pub fn size(&self) -> u64 {
+        self.shared.state().offsets.len() as u64
+    }
+
+    /// The leaf hashes `from..to`, for whoever recomputes the tree.
+    pub fn leaves(&self, from: u64, to: u64) -> Vec<Hash> {
+        let state = self.shared.state();
+        let clamp = |at: u64| usize::try_from(at).unwrap_or(usize::MAX).min(state.leaves.len());
+        state.leaves.get(clamp(from)..clamp(to)).unwrap_or_default().to_vec()
+    }
+
+    /// At most `count` entries from index `from` on, as they stand on disk.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] where the disk fails.
+    pub fn entries(&self, from: u64, count: usize) -> Result<Vec<Entry>> {
+        let offsets: Vec<u64> = {
+            let state = self.shared.state();
+            let from = usize::try_from(from).unwrap_or(usize::MAX);
+            state.offsets.iter().skip(from).take(count).copied().collect()
+        };
+        let mut entries = Vec::with_capacity(offsets.len());
+        for (index, offset) in (from..).zip(offsets) {
+            let mut length = [0; 2];
+            self.shared.file.read_exact_at(&mut length, offset).map_err(Error::internal)?;
+            let mut bytes = vec![0; usize::from(u16::from_be_bytes(length))];
+            self.shared.file.read_exact_at(&mut bytes, offset + 2).map_err(Error::internal)?;
+            let mut entry: Entry = serde_json::from_slice(&bytes).map_err(Error::internal)?;
+            entry.index = index;
+            entries.push(entry);
+        }
+        Ok(entries)
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Writer {
+    fn run(mut self, waiting: &mpsc::Receiver<Waiting>) {
+        while let Ok(first) = waiting.recv() {
+            let group: Vec<Waiting> = std::iter::once(first).chain(waiting.try_iter().take(GROUP - 1)).collect();
+            self.flush(group);
+        }
+    }
+
+    /// Writes a group, makes it durable, then answers everyone in it.
+    fn flush(&mut self, group: Vec<Waiting>) {
+        let mut bytes = Vec::new();
+        let mut placed = Vec::new();
+        for Waiting { event, reply } in group {
+            match self.encode(event) {
+                Ok(entry) => {
+                    let offset = self.length + bytes.len() as u64;
+                    bytes.extend_from_slice(&(entry.len() as u16).to_be_bytes());
+                    bytes.extend_from_slice(&entry);
+                    placed.push((offset, leaf(&entry), reply));
+                }
+                Err(error) => drop(reply.send(Err(error))),
+            }
+        }
+        if placed.is_empty() {
+            return;
+        }
+        // INVARIANT: no index is handed out before the bytes of its entry are on disk.
+        let written = self.file.write_all(&bytes).and_then(|()| self.file.sync_data());
+        if let Err(error) = written {
+            tracing::error!(%error, "the access log cannot be written");
+            // What was half written must not be found by the next start.
+            let _ = self.file.set_len(self.length);
+            for (_, _, reply) in placed {
+                let _ = reply.send(Err(Error::LogUnavailable));
+            }
+            return;
+        }
+        self.length += bytes.len() as u64;
+        let first = self.tree.size();
+        for (_, leaf, _) in &placed {
+            self.tree.push(*leaf);
+        }
+        let head = Head { size: self.tree.size(), root: self.tree.root() };
+        let note = checkpoint::sign(head, self.keys.signer());
+        if let Err(error) = write_whole(&self.folder, "checkpoint", &note) {
+            tracing::error!(%error, "the checkpoint cannot be written; the next one will cover these entries");
+        }
+        {
+            let mut state = self.shared.state();
+            for (offset, leaf, _) in &placed {
+                state.offsets.push(*offset);
+                state.leaves.push(*leaf);
+            }
+            state.checkpoint = note;
+        }
+        for (index, (_, _, reply)) in (first..).zip(placed) {
+            let _ = reply.send(Ok(index));
+        }
+    }
+
+    fn encode(&mut self, event: Event) -> Result<Vec<u8>> {
+        let now = (self.clock)();
+        if now + CLOCK_TOLERANCE < self.last {
+            tracing::error!("the clock is behind the last log entry; set it right before going on");
+            return Err(Error::LogUnavailable);
+        }
+        self.last = self.last.max(now);
+        let entry = Entry { index: 0, at: self.last, event };
+        let bytes = serde_json::to_vec(&entry).map_err(Error::internal)?;
+        if bytes.len() > LONGEST {
+            return Err(Error::TooLarge { what: "the log entry", limit: format!("{LONGEST} bytes") });
+        }
+        Ok(bytes)
+    }
+}
+
+/// What an `entries` file holds.
+pub struct Entries {
+    /// The entries' bytes.
+    pub entries: Vec<Vec<u8>>,
+    offsets: Vec<u64>,
+    length: u64,
+    /// Whether bytes of an unfinished entry follow.
+    pub torn: bool,
+}
+
+/// Reads an `entries` file.
+///
+/// # Errors
+/// Where the file cannot be read.
+pub fn read_entries(path: &Path) -> std::io::Result<Entries> {
+    let mut file = File::open(path)?;
+    let total = file.seek(SeekFrom::End(0))?;
+    file.rewind()?;
+    let mut reader = BufReader::new(file);
+    let mut read = Entries { entries: Vec::new(), offsets: Vec::new(), length: 0, torn: false };
+    while read.length < total {
+        let mut length = [0; 2];
+        let left = total - read.length;
+        if left < 2 || reader.read_exact(&mut length).is_err() {
+            break;
+        }
+        let length = usize::from(u16::from_be_bytes(length));
+        if left < 2 + length as u64 {
+            break;
+        }
+        let mut entry = vec![0; length];
+        reader.read_exact(&mut entry)?;
+        read.offsets.push(read.length);
+        read.entries.push(entry);
+        read.length += 2 + length as u64;
+    }
+    read.torn = read.length < total;
+    Ok(read)
+}
+
+/// What `verify` found.
+#[derive(Debug, Clone, Copy)]
+pub struct Verified {
+    /// Entries covered by the signed head.
+    pub signed: u64,
+    /// Entries after it, written but not yet signed.
+    pub unsigned: u64,
+}
+
+/// Checks the log in `folder` against its signed head: every entry there, unchanged, in order, readable.
+///
+/// # Errors
+/// A sentence that says what is wrong.
+pub fn verify(folder: &Path, verifier: Option<&str>) -> std::result::Result<Verified, String> {
+    let read = read_entries(&folder.join("entries")).map_err(|e| format!("cannot read the entries: {e}"))?;
+    let note = fs::read_to_string(folder.join("checkpoint")).map_err(|e| format!("cannot read the checkpoint: {e}"))?;
+    let verifier = match verifier {
+        Some(key) => key.to_owned(),
+        None => fs::read_to_string(folder.join("verifier"))
+            .map_err(|e| format!("cannot read the verifier key: {e}; give it with --key"))?,
+    };
+    let head = check_head(&note, &verifier, &read)?;
+    let mut last = DateTime::UNIX_EPOCH;
+    for (index, bytes) in read.entries.iter().enumerate() {
+        let entry: Entry = serde_json::from_slice(bytes).map_err(|_| format!("entry {index} cannot be read"))?;
+        if entry.at < last {
+            return Err(format!("entry {index} is older than the one before it"));
+        }
+        last = entry.at;
+    }
+    Ok(Verified { signed: head.size, unsigned: read.entries.len() as u64 - head.size })
+}
+
+fn check_head(note: &str, verifier: &str, read: &Entries) -> std::result::Result<Head, String> {
+    let head = checkpoint::open(note, verifier)?;
+    let have = read.entries.len() as u64;
+    if have < head.size {
+        return Err(format!("the log was cut: {} entries were signed, {have} are there", head.size));
+    }
+    let mut tree = Tree::default();
+    for entry in read.entries.iter().take(usize::try_from(head.size).unwrap_or(usize::MAX)) {
+        tree.push(leaf(entry));
+    }
+    if tree.root() != head.root {
+        return Err(format!("the log was altered: its first {} entries are not those that were signed", head.size));
+    }
+    Ok(head)
+}
+
+fn write_whole(folder: &Path, name: &str, text: &str) -> std::io::Result<()> {
+    let draft = folder.join(format!("{name}.new"));
+    fs::write(&draft, text)?;
+    fs::rename(&draft, folder.join(name))
+}

@@ -1,0 +1,168 @@
+//! `gridhub query`, `explain` and `datasets`.
+
+use std::{io::Cursor, path::PathBuf};
+
+use arrow::{ipc::reader::StreamReader, util::pretty::pretty_format_batches};
+use clap::{Args, ValueEnum};
+use serde_json::Value;
+
+use super::{Hub, print};
+use crate::error::{Error, Result};
+
+/// How an answer is printed.
+#[derive(Clone, Copy, ValueEnum)]
+enum Shape {
+    /// For people.
+    Table,
+    /// One JSON document.
+    Json,
+    /// Comma-separated.
+    Csv,
+    /// Arrow IPC stream.
+    Arrow,
+    /// Parquet file.
+    Parquet,
+}
+
+/// Ask in SQL.
+#[derive(Args)]
+pub struct Query {
+    /// The statement.
+    #[arg(required_unless_present = "file", conflicts_with = "file")]
+    sql: Option<String>,
+    /// A file that holds the statement.
+    #[arg(long, value_name = "F")]
+    file: Option<PathBuf>,
+    /// Why you ask.
+    #[arg(long, value_name = "P")]
+    purpose: Option<String>,
+    /// How the answer is printed.
+    #[arg(long, value_enum, default_value = "table")]
+    format: Shape,
+    #[command(flatten)]
+    hub: Hub,
+}
+
+impl Query {
+    /// Asks and prints.
+    pub async fn run(self) -> Result<()> {
+        let sql = match (&self.sql, &self.file) {
+            (Some(sql), _) => sql.clone(),
+            (None, Some(file)) => std::fs::read_to_string(file)
+                .map_err(|e| Error::Usage(format!("cannot read `{}`: {e}", file.display())))?,
+            (None, None) => return Err(Error::Usage("give a statement or --file".into())),
+        };
+        let accept = match self.format {
+            Shape::Table | Shape::Arrow => "application/vnd.apache.arrow.stream",
+            Shape::Json => "application/json",
+            Shape::Csv => "text/csv",
+            Shape::Parquet => "application/vnd.apache.parquet",
+        };
+        let body = self.hub.client()?.query(&sql, self.purpose.as_deref(), accept).await?;
+        match self.format {
+            Shape::Table => print(table(&body)?.as_bytes()),
+            Shape::Json => {
+                print(&body)?;
+                print(b"\n")
+            }
+            _ => print(&body),
+        }
+    }
+}
+
+/// An Arrow answer as a table with the facts below.
+pub fn table(body: &[u8]) -> Result<String> {
+    let reader = StreamReader::try_new(Cursor::new(body), None).map_err(Error::internal)?;
+    let facts = reader.schema().metadata().clone();
+    let schema = reader.schema();
+    let mut batches = reader.collect::<Result<Vec<_>, _>>().map_err(Error::internal)?;
+    let rows: usize = batches.iter().map(arrow::array::RecordBatch::num_rows).sum();
+    if batches.is_empty() {
+        batches.push(arrow::array::RecordBatch::new_empty(schema));
+    }
+    let mut text = pretty_format_batches(&batches).map_err(Error::internal)?.to_string();
+    let fact = |name: &str| facts.get(&format!("gridhub.{name}")).cloned().unwrap_or_default();
+    let protection: Value = serde_json::from_str(&fact("protection")).unwrap_or_default();
+    let mode = protection["mode"].as_str().unwrap_or_default();
+    text.push_str(&format!("\n{rows} rows, {mode}, log entry {}\n", fact("log_index")));
+    let notices: Vec<String> = serde_json::from_str(&fact("notices")).unwrap_or_default();
+    for notice in notices {
+        text.push_str(&format!("note: {notice}\n"));
+    }
+    Ok(text)
+}
+
+/// Say what a query would be answered with.
+#[derive(Args)]
+pub struct Explain {
+    /// The statement.
+    sql: String,
+    /// Why you ask.
+    #[arg(long, value_name = "P")]
+    purpose: Option<String>,
+    #[command(flatten)]
+    hub: Hub,
+}
+
+impl Explain {
+    /// Explains.
+    pub async fn run(self) -> Result<()> {
+        let explained = self.hub.client()?.explain(&self.sql, self.purpose.as_deref()).await?;
+        let mut text = format!("{}\n", explained["verdict"].as_str().unwrap_or_default());
+        for column in explained["columns"].as_array().into_iter().flatten() {
+            let word = |name: &str| column[name].as_str().unwrap_or_default().to_owned();
+            text.push_str(&format!("  column {:30} {:20} {}\n", word("name"), word("type"), word("exposure")));
+        }
+        for (field, exposure) in explained["reads"].as_object().into_iter().flatten() {
+            text.push_str(&format!("  reads  {field:51} {}\n", exposure.as_str().unwrap_or_default()));
+        }
+        if let Some(refusal) = explained.get("refusal") {
+            let word = |name: &str| refusal[name].as_str().unwrap_or_default().to_owned();
+            text.push_str(&format!("  rule: {}\n  why:  {}\n  try:  {}\n", word("rule"), word("why"), word("try")));
+        }
+        print(text.as_bytes())
+    }
+}
+
+/// Show the catalogue as this caller sees it.
+#[derive(Args)]
+pub struct Datasets {
+    /// One dataset of it.
+    name: Option<String>,
+    /// For which purpose.
+    #[arg(long, value_name = "P")]
+    purpose: Option<String>,
+    #[command(flatten)]
+    hub: Hub,
+}
+
+impl Datasets {
+    /// Lists.
+    pub async fn run(self) -> Result<()> {
+        let answer = self.hub.client()?.datasets(self.name.as_deref(), self.purpose.as_deref()).await?;
+        let listed = match answer.get("datasets").and_then(Value::as_array) {
+            Some(datasets) => datasets.clone(),
+            None => vec![answer],
+        };
+        let mut text = String::new();
+        for dataset in &listed {
+            let word = |value: &Value, name: &str| value[name].as_str().unwrap_or_default().to_owned();
+            text.push_str(&format!(
+                "{} (contract {}, rows: {})\n  {}\n",
+                word(dataset, "name"),
+                word(dataset, "contract_version"),
+                word(dataset, "rows"),
+                word(dataset, "description")
+            ));
+            for field in dataset["fields"].as_array().into_iter().flatten() {
+                text.push_str(&format!(
+                    "    {:20} {:26} {}\n",
+                    word(field, "name"),
+                    word(field, "type"),
+                    word(field, "exposure")
+                ));
+            }
+        }
+        print(text.as_bytes())
+    }
+}

@@ -1,0 +1,156 @@
+//! `gridhub policy`: policies as code.
+
+use std::{path::PathBuf, sync::Arc};
+
+use chrono::Utc;
+use clap::Subcommand;
+
+use super::{Folders, print};
+use crate::{
+    dataset::{DatasetName, Datasets, contract},
+    error::{Error, Result},
+    policy,
+};
+
+/// Check, explain and compare policies.
+#[derive(Subcommand)]
+pub enum Policy {
+    /// Load contracts and policies as the hub would, and say what is wrong.
+    Check {
+        #[command(flatten)]
+        folders: Folders,
+    },
+    /// Say what a caller gets of a dataset, and which policies give it.
+    Explain {
+        /// The caller.
+        caller: String,
+        /// The dataset.
+        dataset: String,
+        /// For which purpose; all of the caller's by default.
+        #[arg(long, value_name = "P")]
+        purpose: Option<String>,
+        #[command(flatten)]
+        folders: Folders,
+    },
+    /// Say what would change for whom under other policies.
+    Diff {
+        /// The other folder of policies.
+        other: PathBuf,
+        #[command(flatten)]
+        folders: Folders,
+    },
+}
+
+impl Policy {
+    /// Reads the folders and answers.
+    pub fn run(self) -> Result<()> {
+        match self {
+            Self::Check { folders } => {
+                let (datasets, policy) = load(&folders)?;
+                let callers = policy.callers().count();
+                print(
+                    format!(
+                        "{} contracts, {} policies, {callers} callers: all well, policy version {}\n",
+                        datasets.len(),
+                        policy.len(),
+                        policy.version()
+                    )
+                    .as_bytes(),
+                )
+            }
+            Self::Explain { caller, dataset, purpose, folders } => explain(&caller, &dataset, purpose, &folders),
+            Self::Diff { other, folders } => diff(other, folders),
+        }
+    }
+}
+
+fn load(folders: &Folders) -> Result<(Datasets, policy::Policy)> {
+    let datasets = contract::load_folder(&folders.schemas)?;
+    let policy = policy::Policy::load(&folders.policies, &datasets, Arc::new(Utc::now))?;
+    Ok((datasets, policy))
+}
+
+fn explain(caller: &str, dataset: &str, purpose: Option<String>, folders: &Folders) -> Result<()> {
+    let (datasets, policy) = load(folders)?;
+    let found = policy.caller(caller).ok_or_else(|| Error::Usage(format!("no caller `{caller}`")))?;
+    let contract = DatasetName::parse(dataset)
+        .and_then(|name| datasets.get(&name))
+        .ok_or_else(|| Error::Usage(format!("no dataset `{dataset}`")))?;
+    let purposes = match purpose {
+        Some(purpose) => vec![policy.purpose(&found, Some(&purpose))?],
+        None => found.purposes.clone(),
+    };
+    let mut text = String::new();
+    for purpose in purposes {
+        let explained = policy.explain(&found, contract, &purpose)?;
+        text.push_str(&format!(
+            "{caller} of {} for {purpose}, on {dataset}\n  may see     {}\n  may count   {}\n  may push    {}\n",
+            found.agency, explained.read, explained.aggregate, explained.write
+        ));
+        for (field, exposure, because) in explained.fields {
+            let word = exposure.map_or("hidden", policy::Exposure::word);
+            text.push_str(&format!("  {field:20} {word:12} {}\n", because.join(", ")));
+        }
+    }
+    print(text.as_bytes())
+}
+
+fn diff(other: PathBuf, folders: Folders) -> Result<()> {
+    let (datasets, ours) = load(&folders)?;
+    let (_, theirs) = load(&Folders { policies: other, ..folders })?;
+    let mut text = String::new();
+    let mut callers: Vec<_> = ours.callers().chain(theirs.callers()).cloned().collect();
+    callers.sort_by(|one, two| one.id.cmp(&two.id));
+    callers.dedup_by(|one, two| one.id == two.id);
+    for caller in callers {
+        let mut purposes = caller.purposes.clone();
+        for side in [&ours, &theirs] {
+            purposes.extend(side.caller(&caller.id).map(|caller| caller.purposes.clone()).unwrap_or_default());
+        }
+        purposes.sort();
+        purposes.dedup();
+        for purpose in &purposes {
+            for dataset in datasets.values() {
+                let (before, after) =
+                    (lines(&ours, &caller.id, purpose, dataset)?, lines(&theirs, &caller.id, purpose, dataset)?);
+                for (was, is) in before.iter().zip(&after).filter(|(was, is)| was != is) {
+                    text.push_str(&format!(
+                        "{} for {purpose}: {}.{}: {} -> {}\n",
+                        caller.id, dataset.name, was.0, was.1, is.1
+                    ));
+                }
+            }
+        }
+    }
+    match text.is_empty() {
+        true => print(b"no caller would notice\n"),
+        false => print(text.as_bytes()),
+    }
+}
+
+/// What a caller gets of a dataset, in lines that can be compared.
+fn lines(
+    policy: &policy::Policy,
+    caller: &str,
+    purpose: &str,
+    dataset: &crate::dataset::Dataset,
+) -> Result<Vec<(String, String)>> {
+    let Some(caller) = policy.caller(caller).filter(|caller| caller.purposes.iter().any(|p| p == purpose)) else {
+        let fields = dataset.fields.iter().map(|field| field.name.clone());
+        let rows = ["rows seen", "rows counted", "rows pushed"].map(|what| (what.to_owned(), "no rows".to_owned()));
+        return Ok(rows.into_iter().chain(fields.map(|name| (name, "hidden".to_owned()))).collect());
+    };
+    let explained = policy.explain(&caller, dataset, purpose)?;
+    let mut lines = vec![
+        ("rows seen".to_owned(), explained.read.to_string()),
+        ("rows counted".to_owned(), explained.aggregate.to_string()),
+        ("rows pushed".to_owned(), explained.write.to_string()),
+    ];
+    lines.extend(
+        explained
+            .fields
+            .into_iter()
+            .map(|(field, exposure, _)| (field, exposure.map_or("hidden", policy::Exposure::word).to_owned())),
+    );
+    Ok(lines)
+}

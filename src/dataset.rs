@@ -1,0 +1,323 @@
+//! What a dataset is: its owner, its fields, and what each field means for privacy.
+//!
+//! Contracts are read from `schemas/` by [`contract`]. This module knows no policy, no file of rows and
+//! no SQL; everything above it speaks in its types.
+
+pub mod contract;
+pub mod division;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::Arc,
+};
+
+use serde::{Deserialize, Serialize};
+
+/// `agency.table`, the name under which a dataset is pushed, asked for and logged.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct DatasetName {
+    /// The owner: an agency id, which is also the SQL schema.
+    pub agency: String,
+    /// The table within the agency.
+    pub table: String,
+}
+
+impl DatasetName {
+    /// Reads `agency.table`; `None` where either part is not `[a-z][a-z0-9_]*` or the agency is reserved.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (agency, table) = text.split_once('.')?;
+        (is_sql_name(agency) && is_sql_name(table) && !RESERVED_AGENCIES.contains(&agency))
+            .then(|| Self { agency: agency.into(), table: table.into() })
+    }
+}
+
+impl fmt::Display for DatasetName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.agency, self.table)
+    }
+}
+
+impl From<DatasetName> for String {
+    fn from(name: DatasetName) -> Self {
+        name.to_string()
+    }
+}
+
+impl TryFrom<String> for DatasetName {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        Self::parse(&text).ok_or_else(|| format!("`{text}` is not a dataset name"))
+    }
+}
+
+/// Schema names that SQL or the hub itself uses.
+const RESERVED_AGENCIES: [&str; 4] = ["hub", "public", "information_schema", "pg_catalog"];
+
+/// Whether `text` is `[a-z][a-z0-9_]*`.
+pub fn is_sql_name(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_lowercase())
+        && text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+}
+
+/// One dataset, as its contract describes it.
+#[derive(Debug, Clone)]
+pub struct Dataset {
+    /// Its name.
+    pub name: DatasetName,
+    /// The contract's version (semantic versioning).
+    pub version: String,
+    /// What it is for, in a sentence.
+    pub purpose: String,
+    /// Its fields in the contract's order.
+    pub fields: Vec<Field>,
+    /// The field that names the person (or household, or store) a row is about.
+    pub subject: Option<String>,
+    /// The field that holds the division a row belongs to.
+    pub territory: Option<String>,
+    /// The field that says when the fact happened.
+    pub event_time: Option<String>,
+    /// The fields that identify a record within its source, in order; may be empty.
+    pub key: Vec<String>,
+    /// How later rows relate to earlier ones.
+    pub change: ChangeMode,
+    /// The time zone in which the dataset's days are days (IANA name).
+    pub timezone: Arc<str>,
+    /// Whether one bad row refuses the whole batch.
+    pub on_invalid: OnInvalid,
+}
+
+impl Dataset {
+    /// The field of that name.
+    pub fn field(&self, name: &str) -> Option<&Field> {
+        self.fields.iter().find(|field| field.name == name)
+    }
+
+    /// The fields that are kept: all but free text.
+    pub fn stored_fields(&self) -> impl Iterator<Item = &Field> {
+        self.fields.iter().filter(|field| field.class != FieldClass::FreeText)
+    }
+}
+
+/// How later rows of one source relate to its earlier ones.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ChangeMode {
+    /// Every row is a fact of its own.
+    Append,
+    /// The newest row of a key is its current state: by `order_by`, then by arrival.
+    Upsert {
+        /// The field that says which row is newer; arrival alone where absent.
+        order_by: Option<String>,
+    },
+    /// As `Upsert`, and a newest row whose operation is `D` takes the key away.
+    Changes {
+        /// The field that says which row is newer; arrival alone where absent.
+        order_by: Option<String>,
+        /// The field holding `I`, `U` or `D` (any other value counts as an insert).
+        operation: String,
+    },
+}
+
+/// What one bad row does to its batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnInvalid {
+    /// The row is reported and left out.
+    RejectRows,
+    /// The batch is refused.
+    RejectBatch,
+}
+
+/// One field of a dataset.
+#[derive(Debug, Clone)]
+pub struct Field {
+    /// Its name in files and SQL.
+    pub name: String,
+    /// What it holds, for people.
+    pub description: String,
+    /// Its type.
+    pub kind: FieldType,
+    /// Whether a row without it is rejected.
+    pub required: bool,
+    /// What it means for privacy.
+    pub class: FieldClass,
+    /// For identifiers: which kind, and in which linkage domain its pseudonyms live.
+    pub identifier: Option<Identifier>,
+    /// The coarser form a caller may get instead of the value.
+    pub generalise: Option<Generalise>,
+    /// The coarse forms that may be group keys and filters of protected statistics.
+    pub bins: Vec<Bin>,
+    /// The values allowed, where the contract lists them.
+    pub allowed: Option<BTreeSet<String>>,
+    /// The smallest and largest value allowed; for sealed measures, the clamp.
+    pub bounds: Option<(f64, f64)>,
+    /// For division codes: which must exist.
+    pub division: Option<DivisionRule>,
+}
+
+impl Field {
+    /// Whether callers can get a token of it.
+    pub fn has_token(&self) -> bool {
+        self.identifier.is_some()
+    }
+}
+
+/// The types of fields.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FieldType {
+    /// Unicode text.
+    Text,
+    /// True or false.
+    Boolean,
+    /// Signed integer of that many bits: 8, 16, 32 or 64.
+    Integer(u8),
+    /// Exact decimal of (precision, scale).
+    Decimal(u8, i8),
+    /// IEEE 754 double.
+    Double,
+    /// Calendar day.
+    Date,
+    /// Instant, microseconds, shown in the dataset's time zone.
+    Timestamp,
+}
+
+/// What a field means for privacy. Policies see it as `resource.class`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FieldClass {
+    /// Names a person, household, record or organisation; stored as a pseudonym only.
+    Identifier,
+    /// Helps to single somebody out together with other fields.
+    Quasi,
+    /// Health, measures and whatever else harms when known.
+    Sensitive,
+    /// May hold anything; searched for identifiers, never stored.
+    FreeText,
+    /// None of these.
+    Plain,
+}
+
+impl FieldClass {
+    /// The word policies and the catalogue use.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Identifier => "identifier",
+            Self::Quasi => "quasi",
+            Self::Sensitive => "sensitive",
+            Self::FreeText => "free_text",
+            Self::Plain => "plain",
+        }
+    }
+}
+
+/// An identifier's kind and the domain in which equal people get equal pseudonyms.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identifier {
+    /// How it is checked and canonicalised.
+    pub kind: IdentifierKind,
+    /// The linkage domain; datasets in one domain can be joined on it.
+    pub domain: String,
+}
+
+/// The kinds of identifiers the hub can check.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum IdentifierKind {
+    /// Resident id, GB 11643: 18 characters with a MOD 11-2 check, or the older 15 digits.
+    CnResidentId,
+    /// Mobile number: 11 digits from 13 to 19.
+    CnMobile,
+    /// Unified social credit code, GB 32100: 18 characters with a MOD 31 check.
+    Uscc,
+    /// A person's name.
+    Name,
+    /// Anything else; compared after Unicode normalisation and trimming.
+    Opaque,
+}
+
+impl IdentifierKind {
+    /// The word contracts use; also the default linkage domain.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::CnResidentId => "cn_resident_id",
+            Self::CnMobile => "cn_mobile",
+            Self::Uscc => "uscc",
+            Self::Name => "name",
+            Self::Opaque => "opaque",
+        }
+    }
+}
+
+/// A coarser form of a value. The type stays what it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Generalise {
+    /// A date becomes the first of its month.
+    Month,
+    /// A date becomes the first of its year.
+    Year,
+    /// A date becomes the first of a block of so many years: a birth cohort that, unlike an age, does
+    /// not drift.
+    Years(u32),
+    /// A code keeps its first characters.
+    Prefix(u32),
+    /// A whole number becomes the lower edge of its band of that width.
+    Band(u32),
+}
+
+/// A coarse form registered for protected statistics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bin {
+    /// The field's own values, which are few.
+    Value,
+    /// Days of a date or timestamp.
+    Day,
+    /// ISO weeks.
+    Week,
+    /// Months.
+    Month,
+    /// Years.
+    Year,
+    /// The first characters of a code.
+    Prefix(u32),
+}
+
+/// Which division codes a field may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DivisionRule {
+    /// Codes of grids (15 digits) in the divisions dataset.
+    Grid,
+    /// Codes of communities (12 digits) in the divisions dataset.
+    Community,
+    /// Codes of any level in the divisions dataset.
+    Any,
+    /// This field defines codes: it is checked for form, not looked up.
+    Defines,
+}
+
+/// All datasets of a hub, by name.
+pub type Datasets = BTreeMap<DatasetName, Arc<Dataset>>;
+
+/// A column type in SQL's words.
+pub fn type_word(kind: &arrow::datatypes::DataType) -> String {
+    use arrow::datatypes::DataType as D;
+    match kind {
+        D::Utf8 | D::LargeUtf8 | D::Utf8View => "text".into(),
+        D::Boolean => "boolean".into(),
+        D::Int8 | D::Int16 | D::UInt8 => "smallint".into(),
+        D::Int32 | D::UInt16 => "integer".into(),
+        D::Int64 | D::UInt32 | D::UInt64 => "bigint".into(),
+        D::Float16 | D::Float32 => "real".into(),
+        D::Float64 => "double precision".into(),
+        D::Decimal32(precision, scale)
+        | D::Decimal64(precision, scale)
+        | D::Decimal128(precision, scale)
+        | D::Decimal256(precision, scale) => format!("numeric({precision},{scale})"),
+        D::Date32 | D::Date64 => "date".into(),
+        D::Time32(_) | D::Time64(_) => "time".into(),
+        D::Timestamp(_, Some(_)) => "timestamp with time zone".into(),
+        D::Timestamp(_, None) => "timestamp".into(),
+        D::Interval(_) | D::Duration(_) => "interval".into(),
+        D::Null => "unknown".into(),
+        D::Dictionary(_, value) => type_word(value),
+        D::Binary | D::LargeBinary | D::BinaryView | D::FixedSizeBinary(_) => "bytea".into(),
+        _ => "nested".into(),
+    }
+}

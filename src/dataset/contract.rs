@@ -1,0 +1,602 @@
+//! Contracts: Open Data Contract Standard v3.1 YAML in, [`Dataset`] out.
+//!
+//! What the standard has a key for is read from there; what only the hub needs stands in
+//! `customProperties` under `gridhub.`. Keys that neither knows are refused, with file and line, since
+//! a misspelt privacy key must not pass for an absent one.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    sync::Arc,
+};
+
+use serde::{Deserialize, de::IgnoredAny};
+use serde_saphyr::Spanned;
+
+use super::{
+    Bin, ChangeMode, Dataset, DatasetName, Datasets, DivisionRule, Field, FieldClass, FieldType, Generalise,
+    Identifier, IdentifierKind, OnInvalid, is_sql_name,
+};
+use crate::error::{Error, Result};
+
+/// Reads every `*.odcs.yaml` in `folder`.
+///
+/// # Errors
+/// [`Error::Setup`] naming file and line, also where the folder is missing or holds no contract.
+pub fn load_folder(folder: &Path) -> Result<Datasets> {
+    let entries =
+        std::fs::read_dir(folder).map_err(|e| Error::setup(folder, None, format!("cannot read the contracts: {e}")))?;
+    let mut files: Vec<_> = entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.to_string_lossy().ends_with(".odcs.yaml"))
+        .collect();
+    files.sort();
+    let mut datasets = BTreeMap::new();
+    for file in files {
+        let text =
+            std::fs::read_to_string(&file).map_err(|e| Error::setup(&file, None, format!("cannot read it: {e}")))?;
+        let dataset = parse(&file, &text)?;
+        datasets.insert(dataset.name.clone(), Arc::new(dataset));
+    }
+    if datasets.is_empty() {
+        return Err(Error::setup(folder, None, "holds no contract (`AGENCY.TABLE.odcs.yaml`)"));
+    }
+    Ok(datasets)
+}
+
+/// Reads one contract; `file` is used for its name and in errors.
+///
+/// # Errors
+/// [`Error::Setup`] naming the line of the first fault.
+pub fn parse(file: &Path, text: &str) -> Result<Dataset> {
+    let contract: Contract = serde_saphyr::from_str(text).map_err(|e| {
+        let line = e.location().map(|at| at.line() as usize);
+        let why = e.without_snippet().to_string();
+        Error::setup(file, line, why.lines().next().unwrap_or("not a contract").to_owned())
+    })?;
+    Reader { file }.dataset(contract)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct Contract {
+    api_version: Spanned<String>,
+    kind: Spanned<String>,
+    id: Spanned<String>,
+    name: Spanned<String>,
+    version: Spanned<String>,
+    #[expect(dead_code, reason = "the standard requires it; every contract in the folder is in force")]
+    status: String,
+    domain: Option<Spanned<String>>,
+    description: Option<Description>,
+    schema: Spanned<Vec<Table>>,
+    // Keys of the standard that say nothing the hub acts on.
+    #[serde(default, rename = "tenant")]
+    _tenant: Option<IgnoredAny>,
+    #[serde(default, rename = "dataProduct")]
+    _data_product: Option<IgnoredAny>,
+    #[serde(default, rename = "tags")]
+    _tags: Option<IgnoredAny>,
+    #[serde(default, rename = "servers")]
+    _servers: Option<IgnoredAny>,
+    #[serde(default, rename = "team")]
+    _team: Option<IgnoredAny>,
+    #[serde(default, rename = "roles")]
+    _roles: Option<IgnoredAny>,
+    #[serde(default, rename = "support")]
+    _support: Option<IgnoredAny>,
+    #[serde(default, rename = "slaProperties")]
+    _sla: Option<IgnoredAny>,
+    #[serde(default, rename = "authoritativeDefinitions")]
+    _definitions: Option<IgnoredAny>,
+    #[serde(default, rename = "contractCreatedTs")]
+    _created: Option<IgnoredAny>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct Description {
+    purpose: Option<String>,
+    #[serde(default, rename = "usage")]
+    _usage: Option<IgnoredAny>,
+    #[serde(default, rename = "limitations")]
+    _limitations: Option<IgnoredAny>,
+    #[serde(default, rename = "authoritativeDefinitions")]
+    _definitions: Option<IgnoredAny>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct Table {
+    name: Spanned<String>,
+    #[serde(default, rename = "physicalType")]
+    _physical_type: Option<IgnoredAny>,
+    #[serde(default, rename = "logicalType")]
+    _logical_type: Option<IgnoredAny>,
+    #[serde(default, rename = "physicalName")]
+    _physical_name: Option<IgnoredAny>,
+    #[serde(default, rename = "businessName")]
+    _business_name: Option<IgnoredAny>,
+    #[serde(default, rename = "description")]
+    _description: Option<IgnoredAny>,
+    #[serde(default, rename = "tags")]
+    _tags: Option<IgnoredAny>,
+    #[serde(default)]
+    custom_properties: Vec<CustomProperty>,
+    properties: Spanned<Vec<Property>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct Property {
+    name: Spanned<String>,
+    #[serde(default)]
+    description: String,
+    logical_type: Spanned<String>,
+    physical_type: Spanned<String>,
+    #[serde(default)]
+    required: bool,
+    #[serde(default)]
+    primary_key: bool,
+    #[serde(default)]
+    primary_key_position: Option<Spanned<u32>>,
+    #[serde(default, rename = "classification")]
+    _classification: Option<IgnoredAny>,
+    #[serde(default, rename = "businessName")]
+    _business_name: Option<IgnoredAny>,
+    #[serde(default, rename = "examples")]
+    _examples: Option<IgnoredAny>,
+    #[serde(default)]
+    tags: Vec<Spanned<String>>,
+    #[serde(default)]
+    logical_type_options: Option<TypeOptions>,
+    #[serde(default)]
+    quality: Vec<Quality>,
+    #[serde(default)]
+    custom_properties: Vec<CustomProperty>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct TypeOptions {
+    minimum: Spanned<f64>,
+    maximum: Spanned<f64>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct Quality {
+    metric: Spanned<String>,
+    arguments: QualityArguments,
+    must_be: Spanned<i64>,
+    #[serde(default, rename = "description")]
+    _description: Option<IgnoredAny>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct QualityArguments {
+    valid_values: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CustomProperty {
+    property: Spanned<String>,
+    value: Spanned<Value>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Value {
+    Text(String),
+    List(Vec<String>),
+}
+
+/// The hub's own keys of one table or field, each taken once; what is left over is unknown.
+struct Keys<'a> {
+    reader: &'a Reader<'a>,
+    left: BTreeMap<String, (usize, Spanned<Value>)>,
+}
+
+impl Keys<'_> {
+    fn text(&mut self, key: &str) -> Result<Option<(usize, String)>> {
+        let Some((line, value)) = self.left.remove(key) else { return Ok(None) };
+        match value.value {
+            Value::Text(text) => Ok(Some((line, text))),
+            Value::List(_) => Err(self.reader.fault(line, format!("`{key}` takes one word"))),
+        }
+    }
+
+    fn list(&mut self, key: &str) -> Result<Option<(usize, Vec<String>)>> {
+        let Some((line, value)) = self.left.remove(key) else { return Ok(None) };
+        Ok(Some((
+            line,
+            match value.value {
+                Value::Text(text) => vec![text],
+                Value::List(list) => list,
+            },
+        )))
+    }
+
+    fn finish(self) -> Result<()> {
+        match self.left.into_iter().next() {
+            Some((key, (line, _))) => Err(self.reader.fault(line, format!("unknown key `{key}`"))),
+            None => Ok(()),
+        }
+    }
+}
+
+struct Reader<'a> {
+    file: &'a Path,
+}
+
+impl Reader<'_> {
+    fn fault(&self, line: usize, why: impl Into<String>) -> Error {
+        Error::setup(self.file, Some(line), why)
+    }
+
+    fn keys(&self, properties: Vec<CustomProperty>) -> Result<Keys<'_>> {
+        let mut left = BTreeMap::new();
+        for CustomProperty { property, value } in properties {
+            let line = line_of(&property);
+            // Other tools keep their own keys here; only ours are read, and ours must be known.
+            if !property.value.starts_with("gridhub.") {
+                continue;
+            }
+            if left.insert(property.value.clone(), (line, value)).is_some() {
+                return Err(self.fault(line, format!("`{}` is given twice", property.value)));
+            }
+        }
+        Ok(Keys { reader: self, left })
+    }
+
+    fn dataset(&self, contract: Contract) -> Result<Dataset> {
+        if !contract.api_version.value.starts_with("v3.1") {
+            return Err(self.fault(
+                line_of(&contract.api_version),
+                format!("apiVersion `{}` is not read; write v3.1.0", contract.api_version.value),
+            ));
+        }
+        if contract.kind.value != "DataContract" {
+            return Err(self.fault(line_of(&contract.kind), "kind must be DataContract"));
+        }
+        let name = DatasetName::parse(&contract.id.value).ok_or_else(|| {
+            self.fault(
+                line_of(&contract.id),
+                "id must be AGENCY.TABLE in lower-case letters, digits and `_`, and the agency none of \
+                 hub, public, information_schema, pg_catalog",
+            )
+        })?;
+        let expected = format!("{name}.odcs.yaml");
+        if self.file.file_name().is_some_and(|file| file.to_string_lossy() != expected) {
+            return Err(self.fault(line_of(&contract.id), format!("the file of `{name}` is called {expected}")));
+        }
+        if contract.name.value != name.table {
+            return Err(self.fault(line_of(&contract.name), format!("name must be `{}`, as in id", name.table)));
+        }
+        if let Some(domain) = &contract.domain
+            && domain.value != name.agency
+        {
+            return Err(self.fault(line_of(domain), format!("domain must be `{}`, as in id", name.agency)));
+        }
+        let version = contract.version.value.clone();
+        if version.split('.').count() != 3 || !version.split('.').all(|part| part.parse::<u32>().is_ok()) {
+            return Err(self.fault(line_of(&contract.version), "version must be MAJOR.MINOR.PATCH"));
+        }
+        let schema_line = line_of(&contract.schema);
+        let [table] = <[Table; 1]>::try_from(contract.schema.value)
+            .map_err(|_| self.fault(schema_line, "a contract describes exactly one table"))?;
+        if table.name.value != name.table {
+            return Err(self.fault(line_of(&table.name), format!("the table must be `{}`, as in id", name.table)));
+        }
+
+        let properties_line = line_of(&table.properties);
+        let mut fields = Vec::new();
+        let mut key = Vec::new();
+        let mut seen = BTreeSet::new();
+        for property in table.properties.value {
+            let line = line_of(&property.name);
+            if !seen.insert(property.name.value.clone()) {
+                return Err(self.fault(line, format!("field `{}` is given twice", property.name.value)));
+            }
+            if property.primary_key {
+                let position = property.primary_key_position.as_ref().map_or(1, |p| p.value);
+                key.push((position, property.name.value.clone()));
+            }
+            fields.push(self.field(property)?);
+        }
+        if fields.is_empty() {
+            return Err(self.fault(properties_line, "a table has at least one field"));
+        }
+        key.sort();
+
+        let mut keys = self.keys(table.custom_properties)?;
+        let mut field_named = |key: &str| -> Result<Option<(usize, usize)>> {
+            let Some((line, name)) = keys.text(key)? else { return Ok(None) };
+            let at = fields.iter().position(|field: &Field| field.name == name);
+            at.map(|at| Some((line, at)))
+                .ok_or_else(|| self.fault(line, format!("`{key}` names `{name}`, which is no field")))
+        };
+        let subject = field_named("gridhub.subject")?;
+        let territory = field_named("gridhub.territory")?;
+        let event_time = field_named("gridhub.eventTime")?;
+        let order_by = field_named("gridhub.orderBy")?;
+        let operation = field_named("gridhub.opField")?;
+        if let Some((line, at)) = subject
+            && fields[at].identifier.is_none()
+        {
+            return Err(self.fault(line, "the subject must be an identifier"));
+        }
+        if let Some((line, at)) = territory
+            && fields[at].division.is_none()
+        {
+            return Err(self.fault(line, "the territory must be a field with `gridhub.division`"));
+        }
+        if let Some((line, at)) = event_time
+            && !matches!(fields[at].kind, FieldType::Date | FieldType::Timestamp)
+        {
+            return Err(self.fault(line, "the event time must be a date or a timestamp"));
+        }
+        if let Some((line, at)) = order_by.or(operation)
+            && (fields[at].identifier.is_some() || fields[at].class == FieldClass::FreeText)
+        {
+            return Err(self.fault(line, "order and operation cannot be identifiers or free text"));
+        }
+        let named = |found: Option<(usize, usize)>| found.map(|(_, at)| fields[at].name.clone());
+        let (mode_line, mode) = keys.text("gridhub.changeMode")?.unwrap_or((schema_line, "append".into()));
+        let change = match (mode.as_str(), named(order_by), named(operation)) {
+            ("append", None, None) => ChangeMode::Append,
+            ("upsert", order_by, None) => ChangeMode::Upsert { order_by },
+            ("changes", order_by, Some(operation)) => ChangeMode::Changes { order_by, operation },
+            ("changes", _, None) => return Err(self.fault(mode_line, "`changes` needs `gridhub.opField`")),
+            ("append" | "upsert", ..) => {
+                return Err(self.fault(
+                    mode_line,
+                    "`gridhub.opField` goes with `changes`, `gridhub.orderBy` with `upsert` or `changes`",
+                ));
+            }
+            _ => return Err(self.fault(mode_line, "changeMode is append, upsert or changes")),
+        };
+        let key: Vec<String> = key.into_iter().map(|(_, name)| name).collect();
+        if change != ChangeMode::Append && key.is_empty() {
+            return Err(self.fault(mode_line, "upsert and changes need a field with `primaryKey: true`"));
+        }
+        let timezone = match keys.text("gridhub.timezone")? {
+            None => "UTC".into(),
+            Some((line, zone)) => {
+                let known = zone.parse::<arrow::array::timezone::Tz>().is_ok();
+                known.then_some(zone).ok_or_else(|| self.fault(line, "unknown time zone"))?
+            }
+        };
+        let on_invalid = match keys.text("gridhub.onInvalid")? {
+            None => OnInvalid::RejectRows,
+            Some((line, word)) => match word.as_str() {
+                "reject_rows" => OnInvalid::RejectRows,
+                "reject_batch" => OnInvalid::RejectBatch,
+                _ => return Err(self.fault(line, "onInvalid is reject_rows or reject_batch")),
+            },
+        };
+        keys.finish()?;
+        Ok(Dataset {
+            subject: named(subject),
+            territory: named(territory),
+            event_time: named(event_time),
+            name,
+            version,
+            purpose: contract.description.and_then(|d| d.purpose).unwrap_or_default(),
+            fields,
+            key,
+            change,
+            timezone: timezone.into(),
+            on_invalid,
+        })
+    }
+
+    fn field(&self, property: Property) -> Result<Field> {
+        let name = property.name.value.clone();
+        let line = line_of(&property.name);
+        if !is_sql_name(&name) {
+            return Err(self.fault(line, format!("field `{name}` must be lower-case letters, digits and `_`")));
+        }
+        let kind = self.field_type(&property)?;
+        let mut class = FieldClass::Plain;
+        for tag in &property.tags {
+            class = match tag.value.as_str() {
+                "identifier" => FieldClass::Identifier,
+                "quasi-identifier" => FieldClass::Quasi,
+                "sensitive" => FieldClass::Sensitive,
+                _ => continue,
+            };
+        }
+        let mut allowed = None;
+        for quality in property.quality {
+            if quality.metric.value != "invalidValues" || quality.must_be.value != 0 {
+                return Err(self.fault(
+                    line_of(&quality.metric),
+                    "the hub checks `invalidValues` with `mustBe: 0`; other metrics belong to other tools",
+                ));
+            }
+            allowed = Some(quality.arguments.valid_values.into_iter().collect());
+        }
+        let bounds = match property.logical_type_options {
+            None => None,
+            Some(TypeOptions { minimum, maximum }) if minimum.value <= maximum.value => {
+                Some((minimum.value, maximum.value))
+            }
+            Some(TypeOptions { minimum, .. }) => {
+                return Err(self.fault(line_of(&minimum), "minimum is above maximum"));
+            }
+        };
+        if bounds.is_some() && !matches!(kind, FieldType::Integer(_) | FieldType::Decimal(..) | FieldType::Double) {
+            return Err(self.fault(line, "only numbers have a minimum and a maximum"));
+        }
+        if allowed.is_some() && kind != FieldType::Text {
+            return Err(self.fault(line, "only text has a list of valid values"));
+        }
+
+        let mut keys = self.keys(property.custom_properties)?;
+        let domain = keys.text("gridhub.domain")?;
+        let identifier = match keys.text("gridhub.identifier")? {
+            None => {
+                if let Some((line, _)) = domain {
+                    return Err(self.fault(line, "`gridhub.domain` goes with `gridhub.identifier`"));
+                }
+                None
+            }
+            Some((line, word)) => {
+                let kind = IDENTIFIER_KINDS.into_iter().find(|kind| kind.word() == word);
+                let kind = kind
+                    .ok_or_else(|| self.fault(line, "identifier is cn_resident_id, cn_mobile, uscc, name or opaque"))?;
+                let domain = domain.map_or_else(|| kind.word().to_owned(), |(_, domain)| domain);
+                Some(Identifier { kind, domain })
+            }
+        };
+        if identifier.is_some() {
+            if kind != FieldType::Text {
+                return Err(self.fault(line, "an identifier is a string"));
+            }
+            class = FieldClass::Identifier;
+        } else if class == FieldClass::Identifier {
+            return Err(self.fault(line, "a field tagged identifier names its kind in `gridhub.identifier`"));
+        }
+        if let Some((line, word)) = keys.text("gridhub.freeText")? {
+            if word != "drop" {
+                return Err(self.fault(line, "freeText is `drop`: it is searched and never stored"));
+            }
+            if kind != FieldType::Text || identifier.is_some() || property.primary_key {
+                return Err(self.fault(line, "free text is a string, and neither an identifier nor a key"));
+            }
+            class = FieldClass::FreeText;
+        }
+        let division = match keys.text("gridhub.division")? {
+            None => None,
+            Some((line, word)) => {
+                if kind != FieldType::Text || identifier.is_some() {
+                    return Err(self.fault(line, "a division code is a string and no identifier"));
+                }
+                Some(match word.as_str() {
+                    "grid" => DivisionRule::Grid,
+                    "community" => DivisionRule::Community,
+                    "any" => DivisionRule::Any,
+                    "defines" => DivisionRule::Defines,
+                    _ => return Err(self.fault(line, "division is grid, community, any or defines")),
+                })
+            }
+        };
+        let generalise = match keys.text("gridhub.generalise")? {
+            None => None,
+            Some((line, word)) => Some(
+                generalise(&word, kind)
+                    .filter(|_| identifier.is_none())
+                    .ok_or_else(|| self.fault(line, format!("`{word}` does not generalise a field of this type")))?,
+            ),
+        };
+        let mut bins = Vec::new();
+        if let Some((line, words)) = keys.list("gridhub.bins")? {
+            for word in words {
+                bins.push(
+                    bin(&word, kind)
+                        .filter(|_| identifier.is_none())
+                        .ok_or_else(|| self.fault(line, format!("`{word}` is no bin of a field of this type")))?,
+                );
+            }
+        }
+        keys.finish()?;
+        Ok(Field {
+            name,
+            description: property.description,
+            kind,
+            required: property.required,
+            class,
+            identifier,
+            generalise,
+            bins,
+            allowed,
+            bounds,
+            division,
+        })
+    }
+
+    fn field_type(&self, property: &Property) -> Result<FieldType> {
+        let physical = property.physical_type.value.as_str();
+        let (kind, logical) = match physical {
+            "string" => (FieldType::Text, "string"),
+            "boolean" => (FieldType::Boolean, "boolean"),
+            "int8" => (FieldType::Integer(8), "integer"),
+            "int16" => (FieldType::Integer(16), "integer"),
+            "int32" => (FieldType::Integer(32), "integer"),
+            "int64" => (FieldType::Integer(64), "integer"),
+            "double" => (FieldType::Double, "number"),
+            "date" => (FieldType::Date, "date"),
+            "timestamp" => (FieldType::Timestamp, "timestamp"),
+            _ => (
+                decimal(physical).ok_or_else(|| {
+                    self.fault(
+                        line_of(&property.physical_type),
+                        "physicalType is string, boolean, int8, int16, int32, int64, decimal(P,S), double, \
+                         date or timestamp",
+                    )
+                })?,
+                "number",
+            ),
+        };
+        if property.logical_type.value != logical {
+            return Err(self.fault(
+                line_of(&property.logical_type),
+                format!("physicalType `{physical}` goes with logicalType `{logical}`"),
+            ));
+        }
+        Ok(kind)
+    }
+}
+
+const IDENTIFIER_KINDS: [IdentifierKind; 5] = [
+    IdentifierKind::CnResidentId,
+    IdentifierKind::CnMobile,
+    IdentifierKind::Uscc,
+    IdentifierKind::Name,
+    IdentifierKind::Opaque,
+];
+
+fn line_of<T>(spanned: &Spanned<T>) -> usize {
+    spanned.referenced.line() as usize
+}
+
+fn decimal(text: &str) -> Option<FieldType> {
+    let (precision, scale) = text.strip_prefix("decimal(")?.strip_suffix(')')?.split_once(',')?;
+    let (precision, scale) = (precision.trim().parse().ok()?, scale.trim().parse().ok()?);
+    ((1..=38).contains(&precision) && (0..=precision as i8).contains(&scale))
+        .then_some(FieldType::Decimal(precision, scale))
+}
+
+fn generalise(word: &str, kind: FieldType) -> Option<Generalise> {
+    let (name, width) = match word.split_once(':') {
+        Some((name, width)) => (name, width.parse::<u32>().ok().filter(|w| *w > 0)?),
+        None => (word, 0),
+    };
+    match (name, width, kind) {
+        ("month", 0, FieldType::Date) => Some(Generalise::Month),
+        ("year", 0, FieldType::Date) => Some(Generalise::Year),
+        ("years", 1.., FieldType::Date) => Some(Generalise::Years(width)),
+        ("prefix", 1.., FieldType::Text) => Some(Generalise::Prefix(width)),
+        ("band", 1.., FieldType::Integer(_)) => Some(Generalise::Band(width)),
+        _ => None,
+    }
+}
+
+fn bin(word: &str, kind: FieldType) -> Option<Bin> {
+    let dated = matches!(kind, FieldType::Date | FieldType::Timestamp);
+    match word {
+        "value" if kind != FieldType::Timestamp => Some(Bin::Value),
+        "day" if dated => Some(Bin::Day),
+        "week" if dated => Some(Bin::Week),
+        "month" if dated => Some(Bin::Month),
+        "year" if dated => Some(Bin::Year),
+        _ if kind == FieldType::Text => {
+            let width = word.strip_prefix("prefix:")?.parse().ok()?;
+            (width > 0).then_some(Bin::Prefix(width))
+        }
+        _ => None,
+    }
+}

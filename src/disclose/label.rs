@@ -1,0 +1,549 @@
+//! Labels through a plan: what each column of each node holds, and whether its rows may be seen. Every
+//! node and expression that is not named here is refused.
+//!
+//! Works on the plan as the caller wrote it, before the engine's analyzer and optimizer change it, so
+//! that every cast and function seen here was written by the caller (disclosure.md, section 2).
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use datafusion::{
+    common::{
+        Column, DFSchema,
+        tree_node::{Transformed, TreeNode},
+    },
+    logical_expr::{
+        Aggregate, Distinct, Expr, LogicalPlan, RecursiveQuery, Subquery, WindowFunctionDefinition,
+        expr::{Exists, InSubquery, SetComparison},
+    },
+};
+
+use super::{CLEAR, Label, protect};
+use crate::{
+    error::{Error, Result},
+    policy::Exposure,
+    query::{GovernedTable, functions},
+};
+
+/// A plan with the label of each of its columns.
+pub struct Labelled {
+    /// The plan, protected aggregates rewritten.
+    pub plan: LogicalPlan,
+    /// One label a column.
+    pub labels: Vec<Label>,
+    /// Whether a protected aggregate is in it.
+    pub protected: bool,
+}
+
+/// Labels a whole query.
+///
+/// # Errors
+/// [`Error::Refused`].
+pub fn label(plan: &LogicalPlan) -> Result<Labelled> {
+    let mut pass = Pass::default();
+    let node = pass.node(plan)?;
+    if node.rows == Rows::Sealed {
+        return Err(rows_only_counted());
+    }
+    if let Some(at) = node.labels.iter().position(|label| *label == Label::Sealed) {
+        return Err(sealed(node.plan.schema().field(at).name(), &node.plan));
+    }
+    Ok(Labelled { plan: node.plan, labels: node.labels, protected: pass.protected })
+}
+
+/// Whether the rows of a relation may be seen one by one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rows {
+    Open,
+    /// They may only be counted.
+    Sealed,
+}
+
+struct Node {
+    plan: LogicalPlan,
+    labels: Vec<Label>,
+    rows: Rows,
+}
+
+#[derive(Default)]
+struct Pass {
+    protected: bool,
+    /// What correlated subqueries may refer to, innermost last.
+    outer: Vec<(DFSchema, Vec<Label>)>,
+    /// The labels of recursive queries in the making, by name.
+    recursive: BTreeMap<String, Vec<Label>>,
+}
+
+impl Pass {
+    fn node(&mut self, plan: &LogicalPlan) -> Result<Node> {
+        match plan {
+            LogicalPlan::TableScan(scan) => self.scan(plan, scan),
+            LogicalPlan::SubqueryAlias(alias) => {
+                let input = self.node(&alias.input)?;
+                let (labels, rows) = (input.labels, input.rows);
+                Ok(Node { plan: with_inputs(plan, vec![input.plan])?, labels, rows })
+            }
+            LogicalPlan::Filter(filter) => {
+                let input = self.node(&filter.input)?;
+                let here = Here::of(&input);
+                self.expression(&filter.predicate, &here)?;
+                let predicate = self.subqueries(&filter.predicate, &here)?;
+                let plan = plan.with_new_exprs(vec![predicate], vec![input.plan]).map_err(Error::internal)?;
+                Ok(Node { plan, labels: input.labels, rows: input.rows })
+            }
+            LogicalPlan::Projection(projection) => {
+                let input = self.open(&projection.input)?;
+                let labels = self.expressions(&projection.expr, &Here::of(&input))?;
+                self.rebuild(plan, input, labels)
+            }
+            LogicalPlan::Aggregate(aggregate) => self.aggregate(plan, aggregate),
+            LogicalPlan::Sort(sort) => {
+                let input = self.open(&sort.input)?;
+                let here = Here::of(&input);
+                for key in &sort.expr {
+                    self.expression(&key.expr, &here)?;
+                }
+                let labels = input.labels.clone();
+                self.rebuild(plan, input, labels)
+            }
+            LogicalPlan::Limit(limit) => {
+                let input = self.open(&limit.input)?;
+                let labels = input.labels.clone();
+                self.rebuild(plan, input, labels)
+            }
+            LogicalPlan::Window(window) => {
+                let input = self.open(&window.input)?;
+                let added = self.expressions(&window.window_expr, &Here::of(&input))?;
+                let labels = [input.labels.clone(), added].concat();
+                self.rebuild(plan, input, labels)
+            }
+            LogicalPlan::Join(join) => {
+                let left = self.open(&join.left)?;
+                let right = self.open(&join.right)?;
+                let both = Here::of_both(&left, &right)?;
+                let keys = join.on.iter().flat_map(|(left, right)| [left, right]);
+                for expr in keys.chain(&join.filter) {
+                    self.expression(expr, &both)?;
+                    if has_subquery(expr)? {
+                        return Err(refused("subquery", "a subquery in the condition of a join", "put it in WHERE"));
+                    }
+                }
+                let labels = joined(plan, &both)?;
+                Ok(Node { plan: with_inputs(plan, vec![left.plan, right.plan])?, labels, rows: Rows::Open })
+            }
+            LogicalPlan::Union(union) => {
+                let mut labels: Option<Vec<Label>> = None;
+                let mut inputs = Vec::new();
+                for input in &union.inputs {
+                    let input = self.open(input)?;
+                    refuse_sealed_columns(&input)?;
+                    labels = Some(match labels {
+                        None => input.labels.clone(),
+                        Some(labels) => labels.into_iter().zip(&input.labels).map(|(a, b)| a.and(*b)).collect(),
+                    });
+                    inputs.push(input.plan);
+                }
+                Ok(Node { plan: with_inputs(plan, inputs)?, labels: labels.unwrap_or_default(), rows: Rows::Open })
+            }
+            LogicalPlan::Distinct(Distinct::All(input)) => {
+                let input = self.open(input)?;
+                refuse_sealed_columns(&input)?;
+                let labels = input.labels.clone();
+                self.rebuild(plan, input, labels)
+            }
+            LogicalPlan::Distinct(Distinct::On(on)) => {
+                let input = self.open(&on.input)?;
+                let here = Here::of(&input);
+                self.expressions(&on.on_expr, &here)?;
+                for key in on.sort_expr.iter().flatten() {
+                    self.expression(&key.expr, &here)?;
+                }
+                let labels = self.expressions(&on.select_expr, &here)?;
+                self.rebuild(plan, input, labels)
+            }
+            LogicalPlan::Values(values) => {
+                let here = Here { schema: DFSchema::empty(), labels: Vec::new() };
+                for row in &values.values {
+                    self.expressions(row, &here)?;
+                }
+                Ok(Node { plan: plan.clone(), labels: vec![CLEAR; plan.schema().fields().len()], rows: Rows::Open })
+            }
+            LogicalPlan::EmptyRelation(_) => {
+                Ok(Node { plan: plan.clone(), labels: vec![CLEAR; plan.schema().fields().len()], rows: Rows::Open })
+            }
+            LogicalPlan::RecursiveQuery(query) => self.recursive(query),
+            // A lateral subquery.
+            LogicalPlan::Subquery(subquery) => {
+                let input = self.open(&subquery.subquery)?;
+                refuse_sealed_columns(&input)?;
+                let labels = input.labels.clone();
+                let subquery = Subquery { subquery: Arc::new(input.plan), ..subquery.clone() };
+                Ok(Node { plan: LogicalPlan::Subquery(subquery), labels, rows: Rows::Open })
+            }
+            LogicalPlan::Unnest(_) => Err(refused("nested-values", "UNNEST of nested values", "use plain columns")),
+            // INVARIANT: what is not named above is refused, whatever a later engine may call it.
+            _ => Err(refused("read-only", "something other than a query", "write a SELECT")),
+        }
+    }
+
+    fn scan(&mut self, plan: &LogicalPlan, scan: &datafusion::logical_expr::TableScan) -> Result<Node> {
+        let Some(table) = GovernedTable::behind(&scan.source) else {
+            return match self.recursive.get(scan.table_name.table()) {
+                // The rows a recursive query has made so far.
+                Some(labels) if scan.table_name.schema().is_none() => {
+                    Ok(Node { plan: plan.clone(), labels: labels.clone(), rows: Rows::Open })
+                }
+                _ => Err(Error::internal("a scan of something that is not governed")),
+            };
+        };
+        if !scan.filters.is_empty() || scan.fetch.is_some() || scan.projection.is_some() {
+            return Err(Error::internal("a scan was optimized before it was looked at"));
+        }
+        let view = table.view();
+        let labels = view
+            .fields
+            .iter()
+            .map(|(_, exposure)| match exposure {
+                Exposure::Aggregate => Label::Sealed,
+                exposure => Label::Shown(*exposure),
+            })
+            .collect();
+        let rows = if table.rows_open() { Rows::Open } else { Rows::Sealed };
+        Ok(Node { plan: plan.clone(), labels, rows })
+    }
+
+    /// A node whose rows may be seen.
+    fn open(&mut self, plan: &LogicalPlan) -> Result<Node> {
+        let node = self.node(plan)?;
+        match node.rows {
+            Rows::Open => Ok(node),
+            Rows::Sealed => Err(rows_only_counted()),
+        }
+    }
+
+    /// The node with a guarded input and guarded subqueries in its expressions.
+    fn rebuild(&mut self, plan: &LogicalPlan, input: Node, labels: Vec<Label>) -> Result<Node> {
+        let here = Here::of(&input);
+        let mut expressions = Vec::new();
+        for expr in plan.expressions() {
+            expressions.push(self.subqueries(&expr, &here)?);
+        }
+        let plan = plan.with_new_exprs(expressions, vec![input.plan]).map_err(Error::internal)?;
+        Ok(Node { plan, labels, rows: Rows::Open })
+    }
+
+    fn aggregate(&mut self, plan: &LogicalPlan, aggregate: &Aggregate) -> Result<Node> {
+        let input = self.node(&aggregate.input)?;
+        let here = Here::of(&input);
+        let mut touches_sealed = input.rows == Rows::Sealed;
+        for expr in aggregate.group_expr.iter().chain(&aggregate.aggr_expr) {
+            touches_sealed |= here.touches_sealed(expr);
+        }
+        if touches_sealed {
+            let plan = protect::aggregate(&aggregate.input, aggregate, &here)?;
+            self.protected = true;
+            let groups = aggregate.group_expr.iter().map(|expr| here.group_label(expr));
+            let labels = groups.chain(aggregate.aggr_expr.iter().map(|_| Label::Released)).collect();
+            return Ok(Node { plan, labels, rows: Rows::Open });
+        }
+        let mut labels = Vec::new();
+        for expr in &aggregate.group_expr {
+            match expr {
+                Expr::GroupingSet(sets) => {
+                    for expr in sets.distinct_expr() {
+                        labels.push(self.expression(expr, &here)?);
+                    }
+                    // The engine adds a column that numbers the grouping sets.
+                    labels.push(CLEAR);
+                }
+                expr => labels.push(self.expression(expr, &here)?),
+            }
+        }
+        for expr in &aggregate.aggr_expr {
+            let label = self.expression(expr, &here)?;
+            labels.push(if is_count(expr) { CLEAR } else { label });
+        }
+        self.rebuild(plan, input, labels)
+    }
+
+    fn recursive(&mut self, query: &RecursiveQuery) -> Result<Node> {
+        let first = self.open(&query.static_term)?;
+        refuse_sealed_columns(&first)?;
+        let shadowed = self.recursive.insert(query.name.clone(), first.labels.clone());
+        let next = self.open(&query.recursive_term);
+        match shadowed {
+            Some(labels) => drop(self.recursive.insert(query.name.clone(), labels)),
+            None => drop(self.recursive.remove(&query.name)),
+        }
+        let next = next?;
+        refuse_sealed_columns(&next)?;
+        let labels = first.labels.iter().zip(&next.labels).map(|(a, b)| a.and(*b)).collect();
+        let plan = LogicalPlan::RecursiveQuery(RecursiveQuery {
+            static_term: Arc::new(first.plan),
+            recursive_term: Arc::new(next.plan),
+            ..query.clone()
+        });
+        Ok(Node { plan, labels, rows: Rows::Open })
+    }
+
+    fn expressions(&mut self, expressions: &[Expr], here: &Here) -> Result<Vec<Label>> {
+        expressions.iter().map(|expr| self.expression(expr, here)).collect()
+    }
+
+    /// The label of an expression's value. Refuses sealed columns, unlisted functions and unknown forms.
+    fn expression(&mut self, expr: &Expr, here: &Here) -> Result<Label> {
+        match expr {
+            Expr::Column(column) => {
+                let label = here.label(column)?;
+                if label == Label::Sealed {
+                    return Err(sealed_in(&column.name, here));
+                }
+                return Ok(label);
+            }
+            Expr::OuterReferenceColumn(_, column) => return self.outer_label(column),
+            Expr::ScalarFunction(call) if !functions::allows_scalar(call.func.name()) => {
+                return Err(unknown_function(call.func.name()));
+            }
+            Expr::AggregateFunction(call) if !functions::allows_aggregate(call.func.name()) => {
+                return Err(unknown_function(call.func.name()));
+            }
+            Expr::WindowFunction(call) => {
+                let listed = match &call.fun {
+                    WindowFunctionDefinition::AggregateUDF(f) => functions::allows_aggregate(f.name()),
+                    WindowFunctionDefinition::WindowUDF(f) => functions::allows_window(f.name()),
+                };
+                if !listed {
+                    return Err(unknown_function(call.fun.name()));
+                }
+            }
+            Expr::Exists(Exists { subquery, .. }) => {
+                self.subquery(subquery, here)?;
+                return Ok(CLEAR);
+            }
+            Expr::ScalarSubquery(subquery) => {
+                let labels = self.subquery(subquery, here)?.1;
+                return Ok(labels.into_iter().reduce(Label::and).unwrap_or(CLEAR));
+            }
+            Expr::InSubquery(InSubquery { expr, subquery, .. })
+            | Expr::SetComparison(SetComparison { expr, subquery, .. }) => {
+                self.subquery(subquery, here)?;
+                return self.expression(expr, here);
+            }
+            Expr::ScalarFunction(_)
+            | Expr::AggregateFunction(_)
+            | Expr::Alias(_)
+            | Expr::Literal(..)
+            | Expr::BinaryExpr(_)
+            | Expr::Like(_)
+            | Expr::SimilarTo(_)
+            | Expr::Not(_)
+            | Expr::IsNotNull(_)
+            | Expr::IsNull(_)
+            | Expr::IsTrue(_)
+            | Expr::IsFalse(_)
+            | Expr::IsUnknown(_)
+            | Expr::IsNotTrue(_)
+            | Expr::IsNotFalse(_)
+            | Expr::IsNotUnknown(_)
+            | Expr::Negative(_)
+            | Expr::Between(_)
+            | Expr::Case(_)
+            | Expr::Cast(_)
+            | Expr::TryCast(_)
+            | Expr::InList(_) => {}
+            // INVARIANT: what is not named above is refused.
+            _ => {
+                return Err(refused(
+                    "unknown-expression",
+                    "an expression the hub does not know how to protect",
+                    "use plain columns, operators, CASE, CAST and the listed functions",
+                ));
+            }
+        }
+        let mut parts = Vec::new();
+        expr.apply_children(|child| {
+            parts.push(child.clone());
+            Ok(datafusion::common::tree_node::TreeNodeRecursion::Continue)
+        })
+        .map_err(Error::internal)?;
+        let mut label = CLEAR;
+        for part in &parts {
+            label = label.and(self.expression(part, here)?);
+        }
+        Ok(label)
+    }
+
+    fn outer_label(&self, column: &Column) -> Result<Label> {
+        for (schema, labels) in self.outer.iter().rev() {
+            let here = Here { schema: schema.clone(), labels: labels.clone() };
+            match here.label(column) {
+                Ok(Label::Sealed) => return Err(sealed_in(&column.name, &here)),
+                Ok(label) => return Ok(label),
+                Err(_) => {}
+            }
+        }
+        Err(Error::internal("a correlated column that is nowhere"))
+    }
+
+    /// A subquery must itself be something that may be answered.
+    fn subquery(&mut self, subquery: &Subquery, here: &Here) -> Result<(LogicalPlan, Vec<Label>)> {
+        self.outer.push((here.schema.clone(), here.labels.clone()));
+        let inner = self.open(&subquery.subquery);
+        self.outer.pop();
+        let inner = inner?;
+        refuse_sealed_columns(&inner)?;
+        Ok((inner.plan, inner.labels))
+    }
+
+    /// The expression with every subquery in it replaced by its guarded form.
+    fn subqueries(&mut self, expr: &Expr, here: &Here) -> Result<Expr> {
+        if !has_subquery(expr)? {
+            return Ok(expr.clone());
+        }
+        let mut failed = None;
+        let replaced = expr
+            .clone()
+            .transform_up(|expr| {
+                let mut guarded = |subquery: &Subquery| match self.subquery(subquery, here) {
+                    Ok((plan, _)) => Subquery { subquery: Arc::new(plan), ..subquery.clone() },
+                    Err(error) => {
+                        failed.get_or_insert(error);
+                        subquery.clone()
+                    }
+                };
+                Ok(match expr {
+                    Expr::Exists(mut it) => {
+                        it.subquery = guarded(&it.subquery);
+                        Transformed::yes(Expr::Exists(it))
+                    }
+                    Expr::InSubquery(mut it) => {
+                        it.subquery = guarded(&it.subquery);
+                        Transformed::yes(Expr::InSubquery(it))
+                    }
+                    Expr::SetComparison(mut it) => {
+                        it.subquery = guarded(&it.subquery);
+                        Transformed::yes(Expr::SetComparison(it))
+                    }
+                    Expr::ScalarSubquery(it) => Transformed::yes(Expr::ScalarSubquery(guarded(&it))),
+                    other => Transformed::no(other),
+                })
+            })
+            .map_err(Error::internal)?;
+        match failed {
+            Some(error) => Err(error),
+            None => Ok(replaced.data),
+        }
+    }
+}
+
+/// The columns an expression can refer to, with their labels.
+pub struct Here {
+    pub schema: DFSchema,
+    pub labels: Vec<Label>,
+}
+
+impl Here {
+    fn of(node: &Node) -> Self {
+        Self { schema: node.plan.schema().as_ref().clone(), labels: node.labels.clone() }
+    }
+
+    fn of_both(left: &Node, right: &Node) -> Result<Self> {
+        let schema = left.plan.schema().join(right.plan.schema()).map_err(Error::internal)?;
+        Ok(Self { schema, labels: [left.labels.clone(), right.labels.clone()].concat() })
+    }
+
+    pub fn label(&self, column: &Column) -> Result<Label> {
+        let at = self.schema.maybe_index_of_column(column);
+        at.and_then(|at| self.labels.get(at).copied()).ok_or_else(|| Error::internal("a column without a label"))
+    }
+
+    fn touches_sealed(&self, expr: &Expr) -> bool {
+        expr.column_refs().into_iter().any(|column| matches!(self.label(column), Ok(Label::Sealed)))
+    }
+
+    fn group_label(&self, expr: &Expr) -> Label {
+        let labels = expr.column_refs().into_iter().filter_map(|column| self.label(column).ok());
+        labels.reduce(Label::and).unwrap_or(CLEAR)
+    }
+
+    /// The names of the columns that may be read.
+    fn readable(&self) -> Vec<String> {
+        let fields = self.schema.fields().iter().zip(&self.labels);
+        fields.filter(|(_, label)| **label != Label::Sealed).map(|(field, _)| field.name().clone()).collect()
+    }
+}
+
+fn joined(plan: &LogicalPlan, both: &Here) -> Result<Vec<Label>> {
+    let schema = plan.schema();
+    (0..schema.fields().len())
+        .map(|at| {
+            let (qualifier, field) = schema.qualified_field(at);
+            both.label(&Column::new(qualifier.cloned(), field.name()))
+        })
+        .collect()
+}
+
+fn with_inputs(plan: &LogicalPlan, inputs: Vec<LogicalPlan>) -> Result<LogicalPlan> {
+    plan.with_new_exprs(plan.expressions(), inputs).map_err(Error::internal)
+}
+
+fn has_subquery(expr: &Expr) -> Result<bool> {
+    expr.exists(|expr| {
+        Ok(matches!(expr, Expr::Exists(_) | Expr::InSubquery(_) | Expr::SetComparison(_) | Expr::ScalarSubquery(_)))
+    })
+    .map_err(Error::internal)
+}
+
+fn is_count(expr: &Expr) -> bool {
+    matches!(expr.clone().unalias(), Expr::AggregateFunction(call) if call.func.name() == "count")
+}
+
+fn refuse_sealed_columns(node: &Node) -> Result<()> {
+    match node.labels.iter().position(|label| *label == Label::Sealed) {
+        Some(at) => Err(sealed(node.plan.schema().field(at).name(), &node.plan)),
+        None => Ok(()),
+    }
+}
+
+fn refused(rule: &str, what: &str, instead: &str) -> Error {
+    Error::refused(rule, what, instead)
+}
+
+/// The refusal of a sealed field outside a protected aggregate.
+fn sealed_in(name: &str, here: &Here) -> Error {
+    let readable = here.readable();
+    let instead = match readable.is_empty() {
+        true => format!("use count({name}) or, for a number, avg({name}) and sum({name})"),
+        false => format!(
+            "use count({name}) or, for a number, avg({name}) and sum({name}), grouped by a coarse column; columns \
+             that may be read here: {}",
+            readable.join(", ")
+        ),
+    };
+    Error::refused(
+        "sealed-field",
+        format!("`{name}` is sealed for this purpose: it may only be counted, summed or averaged"),
+        instead,
+    )
+}
+
+fn sealed(name: &str, plan: &LogicalPlan) -> Error {
+    sealed_in(name, &Here { schema: plan.schema().as_ref().clone(), labels: Vec::new() })
+}
+
+fn rows_only_counted() -> Error {
+    Error::refused(
+        "sealed-rows",
+        "rows of this dataset may only be counted for this purpose, not seen, joined or sorted",
+        "SELECT a coarse column, count(*) FROM the dataset GROUP BY that column",
+    )
+}
+
+/// The refusal of a function, the same whether it exists elsewhere or not.
+pub fn unknown_function(name: &str) -> Error {
+    let name: String = name.chars().filter(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | ' ')).take(40).collect();
+    Error::refused(
+        "function-not-listed",
+        format!("`{name}` is not among the functions of this hub"),
+        "use the common text, date, number, aggregate and window functions; README lists them",
+    )
+}

@@ -1,0 +1,89 @@
+//! Errors as RFC 9457 problem documents. The only place where a status code is chosen.
+
+use axum::{
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde_json::{Map, Value, json};
+
+use crate::error::Error;
+
+/// What every `type` begins with.
+const TYPE: &str = "https://gridhub.dev/problems/";
+
+/// The status of an error.
+pub fn status(error: &Error) -> StatusCode {
+    match error {
+        Error::Unauthenticated => StatusCode::UNAUTHORIZED,
+        Error::PurposeRequired { .. } | Error::SqlSyntax(_) | Error::DigestMismatch | Error::Usage(_) => {
+            StatusCode::BAD_REQUEST
+        }
+        Error::PurposeNotAllowed { .. } | Error::NotAllowed(_) => StatusCode::FORBIDDEN,
+        Error::NotFound => StatusCode::NOT_FOUND,
+        Error::BatchConflict => StatusCode::CONFLICT,
+        Error::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+        Error::UnsupportedMediaType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        Error::UnknownTable(_)
+        | Error::UnknownColumn(_)
+        | Error::Refused(_)
+        | Error::ContractViolation { .. }
+        | Error::TooManyCells(_)
+        | Error::DataError(_)
+        | Error::ResourceLimit(_) => StatusCode::UNPROCESSABLE_ENTITY,
+        Error::Busy | Error::LogUnavailable => StatusCode::SERVICE_UNAVAILABLE,
+        Error::Timeout(_) => StatusCode::GATEWAY_TIMEOUT,
+        Error::Setup { .. } | Error::Unreachable(_) | Error::Remote(_) | Error::Internal(_) => {
+            StatusCode::INTERNAL_SERVER_ERROR
+        }
+    }
+}
+
+/// The document itself.
+pub fn document(error: &Error) -> Value {
+    let slug = error.slug();
+    let status = status(error);
+    // What operators read stays with them.
+    let detail = match error {
+        Error::Setup { .. } => Error::Internal(String::new()).to_string(),
+        other => other.to_string(),
+    };
+    let mut members = Map::from_iter([
+        ("type".to_owned(), json!(format!("{TYPE}{slug}"))),
+        ("title".to_owned(), json!(slug.replace('-', " "))),
+        ("status".to_owned(), json!(status.as_u16())),
+        ("detail".to_owned(), json!(detail)),
+    ]);
+    match error {
+        Error::Refused(refusal) => {
+            members.insert("rule".into(), json!(refusal.rule));
+            members.insert("why".into(), json!(refusal.why));
+            members.insert("try".into(), json!(refusal.instead));
+        }
+        Error::ContractViolation { receipt: Some(receipt), .. } => {
+            members.insert("receipt".into(), json!(receipt));
+        }
+        Error::PurposeRequired { allowed } | Error::PurposeNotAllowed { allowed, .. } => {
+            members.insert("purposes".into(), json!(allowed));
+        }
+        _ => {}
+    }
+    Value::Object(members)
+}
+
+impl IntoResponse for Error {
+    fn into_response(self) -> Response {
+        if let Self::Internal(cause) = &self {
+            tracing::error!(cause, "a fault of the hub");
+        }
+        let mut response = (status(&self), document(&self).to_string()).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if matches!(self, Self::Unauthenticated) {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"gridhub\""));
+        }
+        if matches!(self, Self::Busy) {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+}

@@ -1,0 +1,841 @@
+//! The product in two functions: [`Hub::upload`] and [`Hub::query`]. If a step is not visible there, it
+//! does not happen. Every door calls these and nothing beside them.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    os::unix::fs::DirBuilderExt,
+    path::PathBuf,
+    sync::Arc,
+};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+use bytes::Bytes;
+use chrono::Utc;
+use datafusion::common::ScalarValue;
+use ring::{
+    digest::{SHA256, digest},
+    hmac,
+};
+use serde::Serialize;
+use uuid::Uuid;
+
+use crate::{
+    audit::{Clock, Entry, Event, Log, checkpoint, question::Kept, scrub::scrub, tree::Hash},
+    dataset::{Dataset, DatasetName, Datasets, OnInvalid, contract, type_word},
+    disclose::{self, ColumnExposure, Protection, Reads, Released},
+    error::{Error, Refusal, Result},
+    identity::{self, Credential},
+    keys::Keys,
+    policy::{Exposure, Policy, PushGrant, Rows, Scope, View},
+    pseudonym::Pseudonyms,
+    query::{self, Engine},
+    store::{
+        Snapshot, Store, Writer,
+        metadata::{BatchRecord, Metadata},
+    },
+    validate::{self, Findings, Format, Receipt, Status, Upload},
+};
+
+/// How long the opaque name of a snapshot stays the same, in seconds. A name that changed with every
+/// commit would tell of commits the caller cannot see.
+const SNAPSHOT_SECONDS: i64 = 60;
+
+/// What a hub is opened with.
+pub struct Opening {
+    /// The data folder.
+    pub data: PathBuf,
+    /// The contracts.
+    pub schemas: PathBuf,
+    /// The policies.
+    pub policies: PathBuf,
+    /// The keys.
+    pub keys: PathBuf,
+    /// What queries may cost.
+    pub query_limits: query::Limits,
+    /// What uploads may cost.
+    pub upload_limits: validate::Limits,
+    /// Where the time comes from.
+    pub clock: Clock,
+}
+
+impl Opening {
+    /// Usual limits and the system's clock.
+    pub fn new(data: PathBuf, schemas: PathBuf, policies: PathBuf, keys: PathBuf) -> Self {
+        Self {
+            data,
+            schemas,
+            policies,
+            keys,
+            query_limits: query::Limits::default(),
+            upload_limits: validate::Limits::default(),
+            clock: Arc::new(Utc::now),
+        }
+    }
+}
+
+/// A hub on its data folder.
+pub struct Hub {
+    datasets: Datasets,
+    policy: Policy,
+    metadata: Metadata,
+    log: Log,
+    store: Store,
+    engine: Engine,
+    pseudonyms: Arc<Pseudonyms>,
+    keys: Arc<Keys>,
+    clock: Clock,
+    upload_limits: validate::Limits,
+    _lock: File,
+}
+
+/// A batch as its sender hands it over.
+pub struct Push {
+    /// The dataset, as written.
+    pub dataset: String,
+    /// The sender's id for the batch.
+    pub batch_id: Uuid,
+    /// How the file is written.
+    pub format: Format,
+    /// The contract version the sender names.
+    pub contract_version: Option<String>,
+    /// SHA-256 of the file, where the sender gives it.
+    pub content_digest: Option<Vec<u8>>,
+    /// The file.
+    pub bytes: Bytes,
+    /// Whether to check only, and store nothing.
+    pub dry_run: bool,
+}
+
+/// A receipt, and whether it was given before.
+#[derive(Debug)]
+pub struct Received {
+    /// The receipt.
+    pub receipt: Receipt,
+    /// Whether this is the answer to a repeated upload.
+    pub again: bool,
+}
+
+/// A question as a door hands it over.
+pub struct Question {
+    /// The statement.
+    pub sql: String,
+    /// Why, where the caller says so.
+    pub purpose: Option<String>,
+    /// Values of `$1`, `$2`, ….
+    pub params: Vec<ScalarValue>,
+    /// The door: `http`, `cli`, ….
+    pub channel: &'static str,
+}
+
+/// An answer with everything its reader may know about it.
+#[derive(Debug)]
+pub struct Answered {
+    /// The rows and what was done to them.
+    pub released: Released,
+    /// The query's id.
+    pub query_id: String,
+    /// The log entry that records its end.
+    pub log_index: u64,
+    /// The opaque name of the table versions.
+    pub snapshot: String,
+    /// The policy version.
+    pub policy: String,
+}
+
+/// What a query would be, without asking it.
+#[derive(Debug, Serialize)]
+pub struct Explained {
+    /// `answered` or `refused`.
+    pub verdict: &'static str,
+    /// The columns it would have.
+    pub columns: Vec<ColumnExposure>,
+    /// The fields it would read, with their exposure.
+    pub reads: Reads,
+    /// How it would be protected.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub protection: Option<Protection>,
+    /// Why not, and what would pass.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refusal: Option<Refusal>,
+    /// The query's id in the log.
+    pub query_id: String,
+    /// The log entry that records its end.
+    pub log_index: u64,
+}
+
+/// A dataset as the catalogue shows it to one caller.
+#[derive(Debug, Serialize)]
+pub struct Listed {
+    /// Its name.
+    pub name: String,
+    /// What it is for.
+    pub description: String,
+    /// The contract's version.
+    pub contract_version: String,
+    /// `open` where rows may be seen, `aggregate` where they may only be counted.
+    pub rows: &'static str,
+    /// The visible fields.
+    pub fields: Vec<ListedField>,
+}
+
+/// A field as the catalogue shows it.
+#[derive(Debug, Serialize)]
+pub struct ListedField {
+    /// Its name.
+    pub name: String,
+    /// Its type, in SQL's words.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// What this caller gets of it.
+    pub exposure: &'static str,
+    /// What it holds.
+    pub description: String,
+}
+
+impl Hub {
+    /// Opens a hub, settles what a crash left open, and records its start.
+    ///
+    /// # Errors
+    /// [`Error::Setup`] naming the file that must be put right.
+    pub async fn open(opening: Opening) -> Result<Self> {
+        let Opening { data, schemas, policies, keys, query_limits, upload_limits, clock } = opening;
+        let datasets = contract::load_folder(&schemas)?;
+        let policy = Policy::load(&policies, &datasets, Arc::clone(&clock))?;
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&data)
+            .map_err(|e| Error::setup(&data, None, format!("cannot make the data folder: {e}")))?;
+        let lock = lock(&data)?;
+        let metadata = Metadata::open(&data)?;
+        let fingerprint = metadata.fact("key")?;
+        let keys = Arc::new(Keys::open(&keys, &data, fingerprint.is_some())?);
+        let ours = hmac::sign(&keys.mac("gridhub/v1/fingerprint"), b"root").as_ref().to_vec();
+        match fingerprint {
+            None => metadata.remember("key", &ours)?,
+            Some(known) if known == ours => {}
+            Some(_) => {
+                return Err(Error::setup(&data, None, "was written under other keys; name their folder with --keys"));
+            }
+        }
+        let log = Log::open(&data.join("log"), Arc::clone(&keys), Arc::clone(&clock))?;
+        let runtime = query::runtime(&data.join("spill"), &query_limits)?;
+        let store = Store::open(&data.join("tables"), &datasets, Arc::clone(&runtime)).await?;
+        let pseudonyms = Arc::new(Pseudonyms::new(Arc::clone(&keys)));
+        let engine = Engine::new(runtime, Arc::clone(&pseudonyms), query_limits);
+        let hub = Self {
+            datasets,
+            policy,
+            metadata,
+            log,
+            store,
+            engine,
+            pseudonyms,
+            keys,
+            clock,
+            upload_limits,
+            _lock: lock,
+        };
+        for batch in hub.metadata.unsettled_batches()? {
+            let name = DatasetName::parse(&batch.dataset).filter(|name| hub.datasets.contains_key(name));
+            let name = name.ok_or_else(|| {
+                let why = format!("a batch of `{}` waits to be settled; put its contract back", batch.dataset);
+                Error::setup(&schemas, None, why)
+            })?;
+            hub.settle(&hub.store.writer(&name).await?, batch).await?;
+        }
+        hub.log
+            .append(Event::HubStart {
+                build: env!("CARGO_PKG_VERSION").into(),
+                policy: hub.policy.version().into(),
+                contracts: hub.datasets.values().map(|d| (d.name.to_string(), d.version.clone())).collect(),
+            })
+            .await?;
+        hub.log_what_waits().await?;
+        Ok(hub)
+    }
+
+    /// Takes a batch: checked, its identifiers replaced, stored whole or not at all, recorded, receipted.
+    ///
+    /// # Errors
+    /// What is wrong with the file or the leave to push it; nothing is stored then.
+    pub async fn upload(&self, credential: &Credential, push: Push) -> Result<Received> {
+        let (dataset, grant) = self.may_push(credential, &push.dataset)?;
+        let digest = FileDigest::of(&push, &self.keys)?;
+        if let Some(known) = self.known_batch(credential, &push, &digest)? {
+            return known;
+        }
+
+        let upload = Upload {
+            dataset: Arc::clone(&dataset),
+            source: credential.caller.agency.clone(),
+            format: push.format,
+            contract_version: push.contract_version.clone(),
+            bytes: push.bytes.clone(),
+        };
+        let (checked, findings) = match self.check(upload, grant.scope).await {
+            Ok(checked) => checked,
+            Err(error) => return Err(self.record_unreadable(credential, &push, &dataset, error).await),
+        };
+        let refused = match dataset.on_invalid {
+            OnInvalid::RejectBatch => findings.rejected() > 0,
+            OnInvalid::RejectRows => findings.received > 0 && checked.is_empty(),
+        };
+        let pseudonymised = self.pseudonyms.replace(checked)?;
+
+        let mut writer = self.store.writer(&dataset.name).await?;
+        // The same batch may have been on its way twice, or have lost its log entry half way.
+        self.settle_leftover(&writer, credential, &push).await?;
+        if let Some(known) = self.known_batch(credential, &push, &digest)? {
+            return known;
+        }
+        let prepared = writer.prepare(pseudonymised).await?;
+        let (accepted, duplicates) = if refused { (0, 0) } else { (prepared.accepted(), prepared.duplicates) };
+        let receipt = draft_receipt(&push, &dataset, &findings, &digest, accepted, duplicates, refused);
+        if push.dry_run {
+            return Ok(Received { receipt, again: false });
+        }
+
+        let batch = self.begin_batch(credential, &receipt, &digest).await?;
+        let stored = match accepted {
+            0 => Ok(None),
+            _ => writer.commit(prepared, &receipt.batch_id, batch.sequence).await.map(Some),
+        };
+        match stored {
+            Ok(version) => {
+                let receipt = self.end_batch(&batch, receipt, version).await?;
+                receipted(receipt, false)
+            }
+            Err(error) => {
+                self.abandon_batch(&batch, &receipt, &error).await?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Answers a question: recorded before it is looked at, bound to the caller's view, guarded, run,
+    /// released, and recorded again before it is handed out.
+    ///
+    /// # Errors
+    /// Why not, in words that say nothing of what the caller may not see. Refusals are recorded too.
+    pub async fn query(&self, credential: &Credential, question: Question) -> Result<Answered> {
+        let begun = self.begin_question(credential, &question, question.channel).await?;
+        let outcome = async {
+            let purpose = self.policy.purpose(&credential.caller, question.purpose.as_deref())?;
+            let view = self.policy.view(&credential.caller, &purpose)?;
+            let planned = self.engine.plan(&view, &begun.tables, &question.sql, &question.params).await?;
+            let guarded = disclose::guard(planned)?;
+            let answer = self.engine.run(guarded).await?;
+            disclose::release(answer)
+        }
+        .await;
+        let (snapshot, log_index) = self.end_question(&begun, &credential.caller.id, &outcome).await?;
+        // INVARIANT: no row leaves before the entry that records it is on disk.
+        let released = outcome?;
+        Ok(Answered {
+            released,
+            query_id: begun.query_id,
+            log_index,
+            snapshot,
+            policy: self.policy.version().to_owned(),
+        })
+    }
+
+    /// Says what a question would be answered with, or why not, without running it.
+    ///
+    /// # Errors
+    /// As [`Hub::query`], except that a refusal is part of the answer.
+    pub async fn explain(&self, credential: &Credential, question: Question) -> Result<Explained> {
+        let begun = self.begin_question(credential, &question, "explain").await?;
+        let outcome = async {
+            let purpose = self.policy.purpose(&credential.caller, question.purpose.as_deref())?;
+            let view = self.policy.view(&credential.caller, &purpose)?;
+            let planned = self.engine.plan(&view, &begun.tables, &question.sql, &question.params).await?;
+            let guarded = disclose::guard(planned)?;
+            let (_, reads) = self.engine.prepare(&guarded)?;
+            Ok((guarded.columns().to_vec(), guarded.protection(), reads))
+        }
+        .await;
+        let nothing_read = outcome.as_ref().map(|_| ()).map_err(Error::clone);
+        let log_index = self.end_explanation(&begun, nothing_read).await?;
+        let query_id = begun.query_id;
+        match outcome {
+            Ok((columns, protection, reads)) => Ok(Explained {
+                verdict: "answered",
+                columns,
+                reads,
+                protection: Some(protection),
+                refusal: None,
+                query_id,
+                log_index,
+            }),
+            Err(Error::Refused(refusal)) => Ok(Explained {
+                verdict: "refused",
+                columns: Vec::new(),
+                reads: Reads::new(),
+                protection: None,
+                refusal: Some(refusal),
+                query_id,
+                log_index,
+            }),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Finds the caller behind a token.
+    ///
+    /// # Errors
+    /// [`Error::Unauthenticated`], and [`Error::LogUnavailable`] where the token's making could not be
+    /// recorded.
+    pub async fn authenticate(&self, token: &str) -> Result<Credential> {
+        self.log_what_waits().await?;
+        identity::authenticate(token, &self.metadata, &self.policy, (self.clock)())
+    }
+
+    /// The catalogue as a caller sees it.
+    ///
+    /// # Errors
+    /// The purpose errors.
+    pub fn catalogue(&self, credential: &Credential, purpose: Option<&str>) -> Result<Vec<Listed>> {
+        let purpose = self.policy.purpose(&credential.caller, purpose)?;
+        let view = self.policy.view(&credential.caller, &purpose)?;
+        Ok(listed(&view))
+    }
+
+    /// The receipt of a batch, for the agency that pushed it.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], the same for an unknown batch, somebody else's, and an invisible dataset.
+    pub async fn receipt(&self, credential: &Credential, dataset: &str, batch_id: Uuid) -> Result<Receipt> {
+        let batch =
+            self.metadata.batch(&credential.caller.agency, dataset, &batch_id.to_string())?.ok_or(Error::NotFound)?;
+        let batch = match batch.done {
+            true => batch,
+            false => return Err(Error::NotFound),
+        };
+        serde_json::from_str(&batch.receipt).map_err(Error::internal)
+    }
+
+    /// Entries of the access log, for those who may read it. The look is recorded itself.
+    ///
+    /// # Errors
+    /// [`Error::NotAllowed`] or the purpose errors.
+    pub async fn log_entries(
+        &self,
+        credential: &Credential,
+        purpose: Option<&str>,
+        from: u64,
+        count: usize,
+    ) -> Result<Vec<Entry>> {
+        let purpose = self.policy.purpose(&credential.caller, purpose)?;
+        if !self.policy.may_read_log(&credential.caller, &purpose)? {
+            return Err(Error::NotAllowed("the access log is not open to this caller and purpose".into()));
+        }
+        let count = count.min(1_000);
+        self.log.append(Event::LogRead { caller: credential.caller.id.clone(), from, count: count as u64 }).await?;
+        self.log.entries(from, count)
+    }
+
+    /// The newest signed checkpoint, which says nothing but the log's size and root.
+    pub fn checkpoint(&self) -> String {
+        self.log.checkpoint()
+    }
+
+    /// The key with which checkpoints and receipts are verified.
+    pub fn verifier(&self) -> String {
+        checkpoint::verifier(self.keys.signer())
+    }
+
+    /// The hashes of entries `from..to`, which say nothing of what is in them.
+    pub fn log_hashes(&self, from: u64, to: u64) -> Vec<Hash> {
+        self.log.leaves(from, to)
+    }
+
+    /// Whether the hub can answer: its log takes entries.
+    pub fn is_ready(&self) -> bool {
+        self.log.size() > 0
+    }
+
+    /// Writes what the command line left to be logged.
+    ///
+    /// # Errors
+    /// [`Error::LogUnavailable`].
+    pub async fn log_what_waits(&self) -> Result<()> {
+        for (id, event) in self.metadata.unlogged()? {
+            self.log.append(event).await?;
+            self.metadata.logged(id)?;
+        }
+        Ok(())
+    }
+
+    // ------------------------------------------------------------------ steps of an upload
+
+    fn may_push(&self, credential: &Credential, name: &str) -> Result<(Arc<Dataset>, PushGrant)> {
+        let known = DatasetName::parse(name).and_then(|name| Some((self.datasets.get(&name)?, name)));
+        let Some((dataset, name)) = known else { return Err(Error::NotFound) };
+        if let Some(grant) = self.policy.may_push(&credential.caller, &name)? {
+            return Ok((Arc::clone(dataset), grant));
+        }
+        // A dataset of which the caller may see nothing is not there.
+        for purpose in &credential.caller.purposes {
+            if self.policy.view(&credential.caller, purpose)?.dataset(&name).is_some() {
+                return Err(Error::NotAllowed(format!(
+                    "`{}` may not push to `{name}`; ask the agency `{}` for leave",
+                    credential.caller.id, name.agency
+                )));
+            }
+        }
+        Err(Error::NotFound)
+    }
+
+    /// What is known of a batch id: nothing settled, its receipt again, or that it was used for other
+    /// bytes.
+    fn known_batch(
+        &self,
+        credential: &Credential,
+        push: &Push,
+        digest: &FileDigest,
+    ) -> Result<Option<Result<Received>>> {
+        let agency = &credential.caller.agency;
+        let batch = self.metadata.batch(agency, &push.dataset, &push.batch_id.to_string())?;
+        let Some(batch) = batch.filter(|batch| batch.done) else { return Ok(None) };
+        if batch.digest != digest.kept {
+            return Ok(Some(Err(Error::BatchConflict)));
+        }
+        let receipt = serde_json::from_str(&batch.receipt).map_err(Error::internal)?;
+        Ok(Some(receipted(receipt, true)))
+    }
+
+    async fn check(&self, upload: Upload, scope: Scope) -> Result<(validate::Checked, Findings)> {
+        let divisions = self.store.divisions();
+        let digest_key = self.keys.mac("gridhub/v1/rows");
+        let limits = self.upload_limits;
+        tokio::task::spawn_blocking(move || {
+            let context = validate::Context { divisions: &divisions, scope: &scope, digest_key: &digest_key, limits };
+            validate::check(upload, &context)
+        })
+        .await
+        .map_err(|_| Error::violation("the file cannot be read; write it again and check that it is whole"))?
+    }
+
+    async fn begin_batch(
+        &self,
+        credential: &Credential,
+        receipt: &Receipt,
+        digest: &FileDigest,
+    ) -> Result<BatchRecord> {
+        let mut batch = BatchRecord {
+            sequence: 0,
+            agency: credential.caller.agency.clone(),
+            dataset: receipt.dataset.clone(),
+            batch_id: receipt.batch_id.clone(),
+            digest: digest.kept.clone(),
+            caller: credential.caller.id.clone(),
+            done: false,
+            receipt: serde_json::to_string(receipt).map_err(Error::internal)?,
+        };
+        batch.sequence = self.metadata.begin_batch(&batch)?;
+        let begun = self
+            .log
+            .append(Event::UploadBegin {
+                batch_id: batch.batch_id.clone(),
+                dataset: batch.dataset.clone(),
+                caller: batch.caller.clone(),
+                agency: batch.agency.clone(),
+                digest: hex(&batch.digest),
+            })
+            .await;
+        if let Err(error) = begun {
+            self.metadata.drop_batch(batch.sequence)?;
+            return Err(error);
+        }
+        Ok(batch)
+    }
+
+    async fn end_batch(&self, batch: &BatchRecord, mut receipt: Receipt, version: Option<i64>) -> Result<Receipt> {
+        receipt.log_index = self.log.append(upload_end(batch, &receipt, receipt.status.word(), version)).await?;
+        let receipt = receipt.signed(self.keys.signer())?;
+        let text = serde_json::to_string(&receipt).map_err(Error::internal)?;
+        self.metadata.settle_batch(batch.sequence, &text)?;
+        Ok(receipt)
+    }
+
+    async fn abandon_batch(&self, batch: &BatchRecord, receipt: &Receipt, why: &Error) -> Result<()> {
+        let nothing = Receipt { rows_accepted: 0, ..receipt.clone() };
+        self.log.append(upload_end(batch, &nothing, why.slug(), None)).await?;
+        self.metadata.drop_batch(batch.sequence)
+    }
+
+    /// Ends a batch that a crash left between its intent and its outcome.
+    async fn settle(&self, writer: &Writer<'_>, batch: BatchRecord) -> Result<()> {
+        let receipt: Receipt = serde_json::from_str(&batch.receipt).map_err(Error::internal)?;
+        let committed = match receipt.rows_accepted {
+            0 => None,
+            _ => writer.find(&batch.agency, batch.sequence).await,
+        };
+        match committed {
+            Some(version) => self.end_batch(&batch, receipt, Some(version)).await.map(drop),
+            None => self.abandon_batch(&batch, &receipt, &Error::Internal("the hub stopped".into())).await,
+        }
+    }
+
+    /// Settles what an earlier try of the same batch left open. The caller holds the table's writer, so
+    /// nobody else is at it.
+    async fn settle_leftover(&self, writer: &Writer<'_>, credential: &Credential, push: &Push) -> Result<()> {
+        let agency = &credential.caller.agency;
+        match self.metadata.batch(agency, &push.dataset, &push.batch_id.to_string())? {
+            Some(batch) if !batch.done => self.settle(writer, batch).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// Records an upload whose file could not be read or did not fit, and returns what to tell its sender.
+    async fn record_unreadable(&self, credential: &Credential, push: &Push, dataset: &Dataset, error: Error) -> Error {
+        let event = Event::UploadEnd {
+            batch_id: push.batch_id.to_string(),
+            dataset: dataset.name.to_string(),
+            caller: credential.caller.id.clone(),
+            agency: credential.caller.agency.clone(),
+            outcome: error.slug().to_owned(),
+            received: 0,
+            accepted: 0,
+            rejected: 0,
+            duplicate: 0,
+            version: None,
+        };
+        match self.log.append(event).await {
+            Ok(_) => error,
+            Err(unlogged) => unlogged,
+        }
+    }
+
+    // ------------------------------------------------------------------- steps of a query
+
+    async fn begin_question(&self, credential: &Credential, question: &Question, channel: &str) -> Result<Begun> {
+        let query_id = Uuid::now_v7().to_string();
+        let divisions = self.store.divisions();
+        let asked = scrub(&question.sql, |code| divisions.contains(code));
+        let mut reproducible = asked.reproducible;
+        let params: Vec<String> = question
+            .params
+            .iter()
+            .map(|value| {
+                let kept = scrub(&format!("'{value}'"), |code| divisions.contains(code));
+                reproducible &= kept.reproducible;
+                kept.text
+            })
+            .collect();
+        let kept = Kept::new(asked.text, params)?;
+        self.metadata.keep_question(&query_id, &kept.seal(&query_id, &self.keys)?)?;
+        // Only purposes that exist are written down: what somebody types for one may be anything.
+        let purpose = self.policy.purpose(&credential.caller, question.purpose.as_deref());
+        let begin = self
+            .log
+            .append(Event::QueryBegin {
+                query_id: query_id.clone(),
+                caller: credential.caller.id.clone(),
+                agency: credential.caller.agency.clone(),
+                token_id: credential.token_id.clone(),
+                purpose: purpose.unwrap_or_else(|_| "(none held)".into()),
+                channel: channel.to_owned(),
+                commitment: kept.commitment(),
+                reproducible,
+                policy: self.policy.version().to_owned(),
+            })
+            .await?;
+        Ok(Begun { query_id, begin, tables: self.store.snapshot() })
+    }
+
+    async fn end_question(&self, begun: &Begun, caller: &str, outcome: &Result<Released>) -> Result<(String, u64)> {
+        let snapshot = self.snapshot_name(caller);
+        let released = outcome.as_ref().ok();
+        let reads = released.map(|released| released.reads.clone()).unwrap_or_default();
+        let event = Event::QueryEnd {
+            query_id: begun.query_id.clone(),
+            begin: begun.begin,
+            outcome: outcome.as_ref().map_or_else(Error::slug, |_| "answered").into(),
+            rule: rule_of(outcome.as_ref().err()),
+            protection: released.map(|released| released.protection.mode.clone()),
+            rows: released.map_or(0, |released| released.rows() as u64),
+            tables: tables_read(&reads, &begun.tables),
+            fields: reads,
+            snapshot: snapshot.clone(),
+            cause: cause_of(outcome.as_ref().err()),
+        };
+        Ok((snapshot, self.log.append(event).await?))
+    }
+
+    async fn end_explanation(&self, begun: &Begun, outcome: Result<()>) -> Result<u64> {
+        let event = Event::QueryEnd {
+            query_id: begun.query_id.clone(),
+            begin: begun.begin,
+            outcome: outcome.as_ref().map_or_else(Error::slug, |()| "explained").into(),
+            rule: rule_of(outcome.as_ref().err()),
+            protection: None,
+            rows: 0,
+            tables: BTreeMap::new(),
+            fields: BTreeMap::new(),
+            snapshot: String::new(),
+            cause: cause_of(outcome.as_ref().err()),
+        };
+        self.log.append(event).await
+    }
+
+    /// A name for the table versions that tells a caller nothing but the time.
+    fn snapshot_name(&self, caller: &str) -> String {
+        let interval = (self.clock)().timestamp().div_euclid(SNAPSHOT_SECONDS);
+        let text = format!("{caller}/{}/{interval}", self.policy.version());
+        hex(&hmac::sign(&self.keys.mac("gridhub/v1/snapshot"), text.as_bytes()).as_ref()[..8])
+    }
+}
+
+/// A question whose begin entry is on disk.
+struct Begun {
+    query_id: String,
+    begin: u64,
+    tables: Snapshot,
+}
+
+/// The digest of a file: plain for its sender, keyed for the hub to keep, since a file of one row is
+/// guessed from its plain digest.
+struct FileDigest {
+    plain: Vec<u8>,
+    kept: Vec<u8>,
+}
+
+impl FileDigest {
+    fn of(push: &Push, keys: &Keys) -> Result<Self> {
+        let plain = digest(&SHA256, &push.bytes).as_ref().to_vec();
+        if push.content_digest.as_ref().is_some_and(|said| *said != plain) {
+            return Err(Error::DigestMismatch);
+        }
+        let kept = hmac::sign(&keys.mac("gridhub/v1/files"), &plain).as_ref().to_vec();
+        Ok(Self { plain, kept })
+    }
+}
+
+fn draft_receipt(
+    push: &Push,
+    dataset: &Dataset,
+    findings: &Findings,
+    digest: &FileDigest,
+    accepted: u64,
+    duplicates: u64,
+    refused: bool,
+) -> Receipt {
+    let rejected = findings.received - accepted - duplicates;
+    Receipt {
+        batch_id: push.batch_id.to_string(),
+        dataset: dataset.name.to_string(),
+        status: match rejected {
+            _ if refused => Status::Rejected,
+            0 => Status::Accepted,
+            _ => Status::PartlyAccepted,
+        },
+        rows_received: findings.received,
+        rows_accepted: accepted,
+        rows_rejected: rejected,
+        rows_duplicate: duplicates,
+        rejections: findings.rejections.clone(),
+        rejected_rows: findings.rejected_rows.clone(),
+        warnings: if refused { BTreeMap::new() } else { findings.warnings.clone() },
+        content_digest: format!("sha-256=:{}:", BASE64.encode(&digest.plain)),
+        contract_version: dataset.version.clone(),
+        log_index: 0,
+        signature: String::new(),
+    }
+}
+
+fn receipted(receipt: Receipt, again: bool) -> Result<Received> {
+    match receipt.status {
+        Status::Rejected => Err(Error::ContractViolation {
+            why: "no row of the batch was stored; the receipt says why, mend the rows and send them under a new id"
+                .into(),
+            receipt: Some(Box::new(receipt)),
+        }),
+        _ => Ok(Received { receipt, again }),
+    }
+}
+
+fn upload_end(batch: &BatchRecord, receipt: &Receipt, outcome: &str, version: Option<i64>) -> Event {
+    Event::UploadEnd {
+        batch_id: batch.batch_id.clone(),
+        dataset: batch.dataset.clone(),
+        caller: batch.caller.clone(),
+        agency: batch.agency.clone(),
+        outcome: outcome.to_owned(),
+        received: receipt.rows_received,
+        accepted: receipt.rows_accepted,
+        rejected: receipt.rows_rejected,
+        duplicate: receipt.rows_duplicate,
+        version,
+    }
+}
+
+fn tables_read(reads: &Reads, tables: &Snapshot) -> BTreeMap<String, i64> {
+    let names =
+        reads.keys().filter_map(|field| field.rsplit_once('.')).filter_map(|(name, _)| DatasetName::parse(name));
+    names.filter_map(|name| Some((name.to_string(), tables.version(&name)?))).collect()
+}
+
+fn rule_of(error: Option<&Error>) -> Option<String> {
+    match error {
+        Some(Error::Refused(refusal)) => Some(refusal.rule.clone()),
+        _ => None,
+    }
+}
+
+fn cause_of(error: Option<&Error>) -> Option<String> {
+    match error {
+        // Engine texts may carry values, so the log too gets the kind of fault and not its words.
+        Some(Error::Internal(cause)) => {
+            Some(cause.split([':', '\'', '"']).next().unwrap_or_default().chars().take(200).collect())
+        }
+        _ => None,
+    }
+}
+
+fn listed(view: &View) -> Vec<Listed> {
+    view.datasets()
+        .map(|seen| Listed {
+            name: seen.dataset.name.to_string(),
+            description: seen.dataset.purpose.clone(),
+            contract_version: seen.dataset.version.clone(),
+            rows: match seen.rows {
+                Rows::Open(_) => "open",
+                Rows::Sealed(_) => "aggregate",
+            },
+            fields: seen
+                .fields
+                .iter()
+                .filter_map(|(name, exposure)| {
+                    let field = seen.dataset.field(name)?;
+                    let kind = match exposure {
+                        Exposure::Token => "text".into(),
+                        _ => type_word(&validate::arrow_type(field.kind)),
+                    };
+                    Some(ListedField {
+                        name: name.clone(),
+                        kind,
+                        exposure: exposure.word(),
+                        description: field.description.clone(),
+                    })
+                })
+                .collect(),
+        })
+        .collect()
+}
+
+fn lock(data: &std::path::Path) -> Result<File> {
+    let path = data.join("hub.lock");
+    let file = File::create(&path).map_err(|e| Error::setup(&path, None, format!("cannot be made: {e}")))?;
+    file.try_lock().map_err(|_| {
+        Error::setup(data, None, "another hub is running on this data folder; stop it or name another with --data")
+    })?;
+    Ok(file)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,393 @@
+//! The access gate: a caller, a purpose and the contracts in, a [`View`] out.
+//!
+//! Policies are Cedar; [`cedar`] loads and asks them, [`residual`] turns what Cedar leaves open about rows
+//! into a [`Scope`]. Whatever cannot be decided is denied.
+
+mod cedar;
+mod residual;
+mod scope;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use cedar_policy::{Decision, EntityUid};
+use chrono::{DateTime, TimeDelta, Utc};
+
+pub use scope::Scope;
+
+use crate::{
+    audit::Clock,
+    dataset::{Dataset, DatasetName, Datasets, Field},
+    error::{Error, Result},
+};
+use cedar::{Action, Question, uid};
+
+/// How long a view may be reused: a grant that ends takes at most this long to be felt.
+const VIEW_LIFETIME: TimeDelta = TimeDelta::seconds(2);
+
+/// Who is asking: a person or service of one agency.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    /// The caller's id.
+    pub id: String,
+    /// The one agency it belongs to.
+    pub agency: String,
+    /// Its roles.
+    pub roles: Vec<String>,
+    /// The division it looks after.
+    pub territory: Option<String>,
+    /// Why it may ask.
+    pub purposes: Vec<String>,
+}
+
+/// What a caller may get of a field.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Exposure {
+    /// Protected statistics only.
+    Aggregate,
+    /// A pseudonym of this recipient's own.
+    Token,
+    /// A coarser form.
+    Generalised,
+    /// The value.
+    Clear,
+}
+
+impl Exposure {
+    /// The word for it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Aggregate => "aggregate",
+            Self::Token => "token",
+            Self::Generalised => "generalised",
+            Self::Clear => "clear",
+        }
+    }
+}
+
+/// How a caller may reach the rows of a dataset.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Rows {
+    /// It may see rows in this scope one by one.
+    Open(Scope),
+    /// Rows in this scope may only be counted in protected aggregates.
+    Sealed(Scope),
+}
+
+impl Rows {
+    /// The scope, however it may be used.
+    pub fn scope(&self) -> &Scope {
+        match self {
+            Self::Open(scope) | Self::Sealed(scope) => scope,
+        }
+    }
+}
+
+/// A dataset as one caller sees it. Fields it may not see are not in it.
+#[derive(Debug, Clone)]
+pub struct DatasetView {
+    /// The dataset.
+    pub dataset: Arc<Dataset>,
+    /// The visible fields with their exposure, in the contract's order.
+    pub fields: Vec<(String, Exposure)>,
+    /// The rows within reach.
+    pub rows: Rows,
+}
+
+/// What one caller may see for one purpose, under one policy version. Made by [`Policy::view`] alone.
+#[derive(Debug)]
+pub struct View {
+    caller: Arc<Caller>,
+    purpose: String,
+    policy: String,
+    datasets: BTreeMap<DatasetName, DatasetView>,
+}
+
+impl View {
+    /// Whose view it is.
+    pub fn caller(&self) -> &Caller {
+        &self.caller
+    }
+
+    /// For which purpose.
+    pub fn purpose(&self) -> &str {
+        &self.purpose
+    }
+
+    /// Under which policy version.
+    pub fn policy(&self) -> &str {
+        &self.policy
+    }
+
+    /// The datasets that exist for this caller.
+    pub fn datasets(&self) -> impl Iterator<Item = &DatasetView> {
+        self.datasets.values()
+    }
+
+    /// A dataset that exists for this caller.
+    pub fn dataset(&self, name: &DatasetName) -> Option<&DatasetView> {
+        self.datasets.get(name)
+    }
+}
+
+/// Leave to push batches to a dataset.
+#[derive(Debug)]
+pub struct PushGrant {
+    /// The rows it holds for.
+    pub scope: Scope,
+}
+
+/// The policies in force.
+pub struct Policy {
+    cedar: cedar::Loaded,
+    datasets: Datasets,
+    clock: Clock,
+    views: Mutex<HashMap<(String, String), (DateTime<Utc>, Arc<View>)>>,
+}
+
+impl Policy {
+    /// Loads and checks the policies in `folder` against the contracts.
+    ///
+    /// # Errors
+    /// [`Error::Setup`] with file and line of the first fault.
+    pub fn load(folder: &Path, datasets: &Datasets, clock: Clock) -> Result<Self> {
+        let cedar = cedar::Loaded::open(folder, datasets)?;
+        let policy = Self { cedar, datasets: datasets.clone(), clock, views: Mutex::default() };
+        policy.refuse_forms_that_fields_lack(folder)?;
+        Ok(policy)
+    }
+
+    /// The version of the policies: a digest of their files.
+    pub fn version(&self) -> &str {
+        &self.cedar.version
+    }
+
+    /// How many policies there are.
+    pub fn len(&self) -> usize {
+        self.cedar.policies()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// All callers, by id.
+    pub fn callers(&self) -> impl Iterator<Item = &Arc<Caller>> {
+        self.cedar.callers.values()
+    }
+
+    /// The caller of that id.
+    pub fn caller(&self, id: &str) -> Option<Arc<Caller>> {
+        self.cedar.callers.get(id).cloned()
+    }
+
+    /// The purpose a caller asks for: the one it names, or its only one.
+    ///
+    /// # Errors
+    /// [`Error::PurposeRequired`] or [`Error::PurposeNotAllowed`].
+    pub fn purpose(&self, caller: &Caller, named: Option<&str>) -> Result<String> {
+        match (named, caller.purposes.as_slice()) {
+            (Some(named), has) if has.iter().any(|purpose| purpose == named) => Ok(named.to_owned()),
+            (Some(named), has) => {
+                Err(Error::PurposeNotAllowed { purpose: named.chars().take(64).collect(), allowed: has.to_vec() })
+            }
+            (None, [only]) => Ok(only.clone()),
+            (None, several) => Err(Error::PurposeRequired { allowed: several.to_vec() }),
+        }
+    }
+
+    /// What the caller may see for that purpose now.
+    ///
+    /// # Errors
+    /// Only a fault of the hub; what is not allowed is not in the view.
+    pub fn view(&self, caller: &Arc<Caller>, purpose: &str) -> Result<Arc<View>> {
+        let now = (self.clock)();
+        let key = (caller.id.clone(), purpose.to_owned());
+        let known = self.views.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
+        if let Some((made, view)) = known
+            && made <= now
+            && now - made < VIEW_LIFETIME
+        {
+            return Ok(view);
+        }
+        let view = Arc::new(self.decide(caller, purpose, now)?);
+        self.views.lock().unwrap_or_else(PoisonError::into_inner).insert(key, (now, Arc::clone(&view)));
+        Ok(view)
+    }
+
+    /// Leave for the caller to push batches to the dataset, if it has it.
+    ///
+    /// # Errors
+    /// Only a fault of the hub.
+    pub fn may_push(&self, caller: &Caller, name: &DatasetName) -> Result<Option<PushGrant>> {
+        let now = (self.clock)();
+        let question = Question { caller, purpose: "", now };
+        let dataset = uid("Dataset", &name.to_string());
+        if self.cedar.ask(&question, Action::BatchPush, &dataset)?.decision != Decision::Allow {
+            return Ok(None);
+        }
+        let Some(contract) = self.datasets.get(name) else { return Ok(None) };
+        let scope = self.cedar.rows(&question, Action::RowsWrite, contract)?;
+        Ok((scope != Scope::Nothing).then_some(PushGrant { scope }))
+    }
+
+    /// Whether the caller may read the access log for that purpose.
+    ///
+    /// # Errors
+    /// Only a fault of the hub.
+    pub fn may_read_log(&self, caller: &Caller, purpose: &str) -> Result<bool> {
+        let question = Question { caller, purpose, now: (self.clock)() };
+        Ok(self.cedar.ask(&question, Action::LogRead, &uid("Log", "access"))?.decision == Decision::Allow)
+    }
+
+    /// Which policies give a caller its exposure of each field, for people who ask why.
+    ///
+    /// # Errors
+    /// Only a fault of the hub.
+    pub fn explain(&self, caller: &Caller, dataset: &Dataset, purpose: &str) -> Result<Explanation> {
+        let question = Question { caller, purpose, now: (self.clock)() };
+        let mut fields = Vec::new();
+        for field in &dataset.fields {
+            let (exposure, because) = match self.exposure(&question, dataset, field)? {
+                None => (None, Vec::new()),
+                Some((exposure, because)) => (Some(exposure), because),
+            };
+            fields.push((field.name.clone(), exposure, because));
+        }
+        Ok(Explanation {
+            read: self.cedar.rows(&question, Action::RowsRead, dataset)?,
+            aggregate: self.cedar.rows(&question, Action::RowsAggregate, dataset)?,
+            write: self.may_push(caller, &dataset.name)?.map_or(Scope::Nothing, |grant| grant.scope),
+            fields,
+        })
+    }
+
+    fn decide(&self, caller: &Arc<Caller>, purpose: &str, now: DateTime<Utc>) -> Result<View> {
+        let question = Question { caller, purpose, now };
+        let mut datasets = BTreeMap::new();
+        for (name, dataset) in &self.datasets {
+            let read = self.cedar.rows(&question, Action::RowsRead, dataset)?;
+            let rows = match read {
+                Scope::Nothing => match self.cedar.rows(&question, Action::RowsAggregate, dataset)? {
+                    Scope::Nothing => continue,
+                    scope => Rows::Sealed(scope),
+                },
+                scope => Rows::Open(scope),
+            };
+            let mut fields = Vec::new();
+            for field in dataset.stored_fields() {
+                if let Some((exposure, _)) = self.exposure(&question, dataset, field)? {
+                    fields.push((field.name.clone(), exposure));
+                }
+            }
+            // Rows of which nothing can be read can still be counted, and only that.
+            let readable = fields.iter().any(|(_, exposure)| *exposure > Exposure::Aggregate);
+            let rows = match rows {
+                Rows::Open(scope) if !readable => Rows::Sealed(scope),
+                rows => rows,
+            };
+            if fields.is_empty() && matches!(rows, Rows::Open(_)) {
+                continue;
+            }
+            datasets.insert(name.clone(), DatasetView { dataset: Arc::clone(dataset), fields, rows });
+        }
+        Ok(View {
+            caller: Arc::clone(caller),
+            purpose: purpose.to_owned(),
+            policy: self.version().to_owned(),
+            datasets,
+        })
+    }
+
+    /// The richest exposure allowed, and by which policies.
+    fn exposure(
+        &self,
+        question: &Question<'_>,
+        dataset: &Dataset,
+        field: &Field,
+    ) -> Result<Option<(Exposure, Vec<String>)>> {
+        let resource = field_uid(dataset, field);
+        for (action, exposure) in LADDER {
+            let has_form = match exposure {
+                // An identifier is stored as a pseudonym only: the richest there is of it is a token.
+                Exposure::Clear => !field.has_token(),
+                Exposure::Token => field.has_token(),
+                Exposure::Generalised => field.generalise.is_some(),
+                Exposure::Aggregate => true,
+            };
+            if !has_form {
+                continue;
+            }
+            let decided = self.cedar.ask(question, action, &resource)?;
+            if decided.decision == Decision::Allow {
+                return Ok(Some((exposure, decided.because)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// A policy that grants a token of a field without one was meant for another field.
+    fn refuse_forms_that_fields_lack(&self, folder: &Path) -> Result<()> {
+        let now = (self.clock)();
+        for caller in self.cedar.callers.values() {
+            for purpose in &caller.purposes {
+                let question = Question { caller, purpose, now };
+                for dataset in self.datasets.values() {
+                    for field in &dataset.fields {
+                        let lacking = [
+                            (Action::FieldToken, "token", field.has_token()),
+                            (Action::FieldGeneralised, "generalised form", field.generalise.is_some()),
+                        ];
+                        for (action, form, there) in lacking {
+                            if there {
+                                continue;
+                            }
+                            let decided = self.cedar.ask(&question, action, &field_uid(dataset, field))?;
+                            if decided.decision == Decision::Allow {
+                                let policy = decided.because.first().map_or("", String::as_str);
+                                let (file, line) = self.cedar.origin(folder, policy);
+                                return Err(Error::setup(
+                                    &file,
+                                    line,
+                                    format!(
+                                        "policy `{policy}` grants a {form} of `{}.{}`, whose contract names none",
+                                        dataset.name, field.name
+                                    ),
+                                ));
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Why a caller sees what it sees of a dataset.
+#[derive(Debug)]
+pub struct Explanation {
+    /// Rows it may read.
+    pub read: Scope,
+    /// Rows it may count.
+    pub aggregate: Scope,
+    /// Rows it may push.
+    pub write: Scope,
+    /// Each field, its exposure, and the policies that give it.
+    pub fields: Vec<(String, Option<Exposure>, Vec<String>)>,
+}
+
+const LADDER: [(Action, Exposure); 4] = [
+    (Action::FieldClear, Exposure::Clear),
+    (Action::FieldGeneralised, Exposure::Generalised),
+    (Action::FieldToken, Exposure::Token),
+    (Action::FieldAggregate, Exposure::Aggregate),
+];
+
+fn field_uid(dataset: &Dataset, field: &Field) -> EntityUid {
+    uid("Field", &format!("{}.{}", dataset.name, field.name))
+}

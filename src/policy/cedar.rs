@@ -1,0 +1,442 @@
+//! Cedar: loads schema, policies and entities, and asks them. The only module that speaks to the engine.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use cedar_policy::{
+    Authorizer, Context, Decision, Effect, Entities, Entity, EntityId, EntityTypeName, EntityUid, EvalResult,
+    ParseErrors, PartialEntities, PartialEntity, PartialEntityUid, PartialRequest, PolicyId, PolicySet, Request,
+    RestrictedExpression, Schema, ValidationMode, Validator, ffi::DetailedError, pst,
+};
+use chrono::{DateTime, Utc};
+use ring::digest::{Context as Digest, SHA256};
+
+use super::{Caller, Scope, residual};
+use crate::{
+    dataset::{Dataset, Datasets, division, is_sql_name},
+    error::{Error, Result},
+};
+
+/// What policies decide on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    FieldClear,
+    FieldGeneralised,
+    FieldToken,
+    FieldAggregate,
+    RowsRead,
+    RowsAggregate,
+    RowsWrite,
+    BatchPush,
+    LogRead,
+}
+
+impl Action {
+    fn uid(self) -> EntityUid {
+        let id = match self {
+            Self::FieldClear => "field:clear",
+            Self::FieldGeneralised => "field:generalised",
+            Self::FieldToken => "field:token",
+            Self::FieldAggregate => "field:aggregate",
+            Self::RowsRead => "rows:read",
+            Self::RowsAggregate => "rows:aggregate",
+            Self::RowsWrite => "rows:write",
+            Self::BatchPush => "batch:push",
+            Self::LogRead => "log:read",
+        };
+        uid("Action", id)
+    }
+}
+
+/// Who asks, why, and when.
+pub struct Question<'a> {
+    pub caller: &'a Caller,
+    pub purpose: &'a str,
+    pub now: DateTime<Utc>,
+}
+
+impl Question<'_> {
+    fn context(&self) -> Result<Context> {
+        // Cedar reads no offsets with a colon, so the time is written in UTC.
+        let now = self.now.format("%Y-%m-%dT%H:%M:%S%.3fZ").to_string();
+        Context::from_pairs([
+            ("purpose".to_owned(), RestrictedExpression::new_string(self.purpose.to_owned())),
+            ("channel".to_owned(), RestrictedExpression::new_string("hub".to_owned())),
+            ("now".to_owned(), RestrictedExpression::new_datetime(&now)),
+        ])
+        .map_err(Error::internal)
+    }
+}
+
+/// A decision and the policies behind it.
+pub struct Decided {
+    pub decision: Decision,
+    pub because: Vec<String>,
+}
+
+/// The policies of a folder, checked.
+pub struct Loaded {
+    pub version: String,
+    pub callers: BTreeMap<String, Arc<Caller>>,
+    schema: Schema,
+    policies: PolicySet,
+    origins: HashMap<PolicyId, (String, usize)>,
+    entities: Entities,
+    rows: PartialEntities,
+}
+
+/// The id of an entity.
+pub fn uid(kind: &str, id: &str) -> EntityUid {
+    #[expect(clippy::expect_used, reason = "the kinds are names written in this crate")]
+    let kind: EntityTypeName = kind.parse().expect("a type name");
+    EntityUid::from_type_name_and_id(kind, EntityId::new(id))
+}
+
+impl Loaded {
+    /// Reads and checks a folder of policies.
+    pub fn open(folder: &Path, datasets: &Datasets) -> Result<Self> {
+        let files = read_files(folder)?;
+        let version = version_of(&files);
+        let text = |name: &str| -> Result<(PathBuf, &str)> {
+            let found = files.iter().find(|(file, _)| file == name);
+            let (file, text) = found
+                .ok_or_else(|| Error::setup(&folder.join(name), None, "is missing; every policy folder has one"))?;
+            Ok((folder.join(file), text))
+        };
+        let (schema_file, schema_text) = text("schema.cedarschema")?;
+        let (schema, warnings) = Schema::from_cedarschema_str(schema_text)
+            .map_err(|e| first_fault(&schema_file, schema_text, &DetailedError::from(&e)))?;
+        if let Some(warning) = warnings.into_iter().next() {
+            return Err(first_fault(&schema_file, schema_text, &DetailedError::from(&warning)));
+        }
+        let (policies, origins) = read_policies(folder, &files)?;
+        validate(folder, &files, &schema, &policies, &origins)?;
+        let (entities_file, entities_text) = text("entities.json")?;
+        let (entities, callers) = read_entities(&entities_file, entities_text, &schema, datasets)?;
+        let rows = open_rows(&entities, &schema, datasets).map_err(|why| Error::setup(&entities_file, None, why))?;
+        Ok(Self { version, callers, schema, policies, origins, entities, rows })
+    }
+
+    /// How many policies there are.
+    pub fn policies(&self) -> usize {
+        self.policies.policies().count()
+    }
+
+    /// Where a policy stands.
+    pub fn origin(&self, folder: &Path, policy: &str) -> (PathBuf, Option<usize>) {
+        match self.origins.get(&PolicyId::new(policy)) {
+            Some((file, line)) => (folder.join(file), Some(*line)),
+            None => (folder.to_owned(), None),
+        }
+    }
+
+    /// Asks about something that is known whole.
+    pub fn ask(&self, question: &Question<'_>, action: Action, resource: &EntityUid) -> Result<Decided> {
+        let caller = uid("Caller", &question.caller.id);
+        let request = Request::new(caller, action.uid(), resource.clone(), question.context()?, Some(&self.schema));
+        // A resource the schema does not fit is none anybody may have.
+        let Ok(request) = request else {
+            return Ok(Decided { decision: Decision::Deny, because: Vec::new() });
+        };
+        let response = Authorizer::new().is_authorized(&request, &self.policies, &self.entities);
+        // INVARIANT: a policy that fails to evaluate denies; a forbid among them must not be skipped.
+        if response.diagnostics().errors().next().is_some() {
+            return Ok(Decided { decision: Decision::Deny, because: Vec::new() });
+        }
+        let mut because: Vec<String> = response.diagnostics().reason().map(ToString::to_string).collect();
+        because.sort();
+        Ok(Decided { decision: response.decision(), because })
+    }
+
+    /// The rows of a dataset for which an action is allowed.
+    pub fn rows(&self, question: &Question<'_>, action: Action, dataset: &Dataset) -> Result<Scope> {
+        let request = PartialRequest::new(
+            PartialEntityUid::from_concrete(uid("Caller", &question.caller.id)),
+            action.uid(),
+            PartialEntityUid::from_concrete(uid("Row", &dataset.name.to_string())),
+            Some(question.context()?),
+            &self.schema,
+        )
+        .map_err(Error::internal)?;
+        let response = self.policies.tpe(&request, &self.rows, &self.schema).map_err(Error::internal)?;
+        if response.true_forbids().next().is_some() || response.error_forbids().next().is_some() {
+            return Ok(Scope::Nothing);
+        }
+        let mut permits = Vec::new();
+        let mut forbids = Vec::new();
+        if response.true_permits().next().is_some() {
+            permits.push(Scope::All);
+        }
+        for policy in response.residual_policies() {
+            let scope = compile(&policy, &question.caller.agency);
+            match (policy.effect(), scope) {
+                (Effect::Permit, Ok(scope)) => permits.push(scope),
+                (Effect::Forbid, Ok(scope)) => forbids.push(scope),
+                // INVARIANT: what cannot be compiled denies.
+                (Effect::Permit, Err(why)) => {
+                    tracing::warn!(policy = %policy.id(), why, "a permit over rows was left out")
+                }
+                (Effect::Forbid, Err(why)) => {
+                    tracing::warn!(policy = %policy.id(), why, "a forbid over rows was taken to forbid all");
+                    return Ok(Scope::Nothing);
+                }
+            }
+        }
+        let allowed = Scope::Every(vec![Scope::Any(permits), Scope::Not(Box::new(Scope::Any(forbids)))]);
+        Ok(without_territory(allowed, dataset).simplified())
+    }
+}
+
+/// On a dataset without territories, nothing lies in one.
+fn without_territory(scope: Scope, dataset: &Dataset) -> Scope {
+    if dataset.territory.is_some() {
+        return scope;
+    }
+    let again = |parts: Vec<Scope>| parts.into_iter().map(|part| without_territory(part, dataset)).collect();
+    match scope {
+        Scope::Within(_) | Scope::At(_) | Scope::HasTerritory => Scope::Nothing,
+        Scope::Not(inner) => Scope::Not(Box::new(without_territory(*inner, dataset))),
+        Scope::Every(parts) => Scope::Every(again(parts)),
+        Scope::Any(parts) => Scope::Any(again(parts)),
+        other => other,
+    }
+}
+
+fn compile(policy: &cedar_policy::Policy, caller_agency: &str) -> Result<Scope, &'static str> {
+    let body = policy.to_pst().map_err(|_| "it cannot be taken apart")?;
+    let mut parts = Vec::new();
+    for clause in body.body().clauses() {
+        parts.push(match clause {
+            pst::Clause::When(expr) => residual::scope(expr, caller_agency)?,
+            pst::Clause::Unless(expr) => Scope::Not(Box::new(residual::scope(expr, caller_agency)?)),
+        });
+    }
+    Ok(Scope::Every(parts))
+}
+
+/// The files that make a policy version, sorted by name.
+fn read_files(folder: &Path) -> Result<Vec<(String, String)>> {
+    let fault = |e: std::io::Error| Error::setup(folder, None, format!("cannot read the policies: {e}"));
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).map_err(fault)? {
+        let path = entry.map_err(fault)?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if name.ends_with(".cedar") || name == "schema.cedarschema" || name == "entities.json" {
+            let text =
+                fs::read_to_string(&path).map_err(|e| Error::setup(&path, None, format!("cannot read it: {e}")))?;
+            files.push((name, text));
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn version_of(files: &[(String, String)]) -> String {
+    let mut digest = Digest::new(&SHA256);
+    for (name, text) in files {
+        for part in [name, text] {
+            digest.update(&(part.len() as u64).to_le_bytes());
+            digest.update(part.as_bytes());
+        }
+    }
+    digest.finish().as_ref()[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+type Policies = (PolicySet, HashMap<PolicyId, (String, usize)>);
+
+fn read_policies(folder: &Path, files: &[(String, String)]) -> Result<Policies> {
+    let mut all = PolicySet::new();
+    let mut origins = HashMap::new();
+    for (name, text) in files.iter().filter(|(name, _)| name.ends_with(".cedar")) {
+        let file = folder.join(name);
+        let parsed: PolicySet = text.parse().map_err(|errors: ParseErrors| match errors.iter().next() {
+            Some(error) => first_fault(&file, text, &DetailedError::from(error)),
+            None => Error::setup(&file, None, "cannot be read"),
+        })?;
+        if parsed.templates().next().is_some() {
+            return Err(Error::setup(&file, None, "holds a template; write policies out"));
+        }
+        let mut at = 0;
+        for (number, policy) in parsed.policies().enumerate() {
+            let id = match policy.annotation("id") {
+                Some(id) if !id.is_empty() => id.to_owned(),
+                _ => format!("{name}#{number}"),
+            };
+            let written = policy.to_cedar().unwrap_or_default();
+            let start = text.get(at..).and_then(|rest| rest.find(&written)).map_or(at, |found| at + found);
+            at = start + written.len();
+            let line = line_of(text, start);
+            let id = PolicyId::new(id);
+            all.add(policy.new_id(id.clone()))
+                .map_err(|_| Error::setup(&file, Some(line), format!("the policy id `{id}` is used twice")))?;
+            origins.insert(id, (name.clone(), line));
+        }
+    }
+    Ok((all, origins))
+}
+
+fn validate(
+    folder: &Path,
+    files: &[(String, String)],
+    schema: &Schema,
+    policies: &PolicySet,
+    origins: &HashMap<PolicyId, (String, usize)>,
+) -> Result<()> {
+    let result = Validator::new(schema.clone()).validate(policies, ValidationMode::Strict);
+    let errors = result.validation_errors().map(|e| (e.policy_id().clone(), DetailedError::from(e)));
+    // A policy that can never apply is a mistake too, and one nobody would notice.
+    let warnings = result.validation_warnings().map(|w| (w.policy_id().clone(), DetailedError::from(w)));
+    let Some((id, fault)) = errors.chain(warnings).next() else { return Ok(()) };
+    let (name, line) = origins.get(&id).cloned().unwrap_or_default();
+    let text = files.iter().find(|(file, _)| *file == name).map_or("", |(_, text)| text.as_str());
+    let line = fault.source_locations.first().map_or(line, |place| line_of(text, place.loc.start));
+    Err(Error::setup(&folder.join(name), Some(line), fault.message))
+}
+
+fn first_fault(file: &Path, text: &str, fault: &DetailedError) -> Error {
+    let line = fault.source_locations.first().map(|place| line_of(text, place.loc.start));
+    Error::setup(file, line, fault.message.clone())
+}
+
+fn line_of(text: &str, byte: usize) -> usize {
+    1 + text.as_bytes().iter().take(byte).filter(|b| **b == b'\n').count()
+}
+
+/// The entities of the file, and those the hub adds: datasets, fields, divisions and the log.
+fn read_entities(
+    file: &Path,
+    text: &str,
+    schema: &Schema,
+    datasets: &Datasets,
+) -> Result<(Entities, BTreeMap<String, Arc<Caller>>)> {
+    let fault = |why: String| Error::setup(file, None, why);
+    let written: serde_json::Value =
+        serde_json::from_str(text).map_err(|e| Error::setup(file, Some(e.line()), e.to_string()))?;
+    let entities = Entities::from_json_str(text, Some(schema)).map_err(|e| fault(DetailedError::from(&e).message))?;
+    let mut added = vec![Entity::with_uid(uid("Log", "access"))];
+    for dataset in datasets.values() {
+        let agency = uid("Agency", &dataset.name.agency);
+        if entities.get(&agency).is_none() {
+            return Err(fault(format!(
+                "Agency::\"{}\", which owns dataset `{}`, is not listed",
+                dataset.name.agency, dataset.name
+            )));
+        }
+        let owner = uid("Dataset", &dataset.name.to_string());
+        added.push(Entity::new_no_attrs(owner.clone(), HashSet::from([agency])));
+        for field in &dataset.fields {
+            let attributes = HashMap::from([
+                ("name".to_owned(), RestrictedExpression::new_string(field.name.clone())),
+                ("class".to_owned(), RestrictedExpression::new_string(field.class.word().to_owned())),
+                ("has_token".to_owned(), RestrictedExpression::new_bool(field.has_token())),
+                ("has_generalised".to_owned(), RestrictedExpression::new_bool(field.generalise.is_some())),
+            ]);
+            let id = uid("Field", &format!("{}.{}", dataset.name, field.name));
+            added.push(Entity::new(id, attributes, HashSet::from([owner.clone()])).map_err(|e| fault(e.to_string()))?);
+        }
+    }
+    for code in division_codes(&written) {
+        if division::canonical(&code).as_deref() != Some(code.as_str()) {
+            return Err(fault(format!(
+                "Division::\"{code}\" is not in canonical form: write 2, 4, 6, 9, 12 or 15 digits without padding"
+            )));
+        }
+        if entities.get(&uid("Division", &code)).is_some() {
+            continue;
+        }
+        let above = division::LENGTHS.iter().filter(|length| **length < code.len());
+        let parents = above.map(|length| uid("Division", &code[..*length])).collect();
+        added.push(Entity::new_no_attrs(uid("Division", &code), parents));
+    }
+    let entities = entities.upsert_entities(added, Some(schema)).map_err(|e| fault(DetailedError::from(&e).message))?;
+
+    let mut callers = BTreeMap::new();
+    for entity in entities.iter().filter(|entity| entity.uid().type_name().to_string() == "Caller") {
+        let caller = read_caller(entity, &entities).map_err(fault)?;
+        callers.insert(caller.id.clone(), Arc::new(caller));
+    }
+    Ok((entities, callers))
+}
+
+fn read_caller(entity: &Entity, entities: &Entities) -> Result<Caller, String> {
+    let id = entity.uid().id().unescaped().to_owned();
+    let mut agencies = Vec::new();
+    let mut roles = Vec::new();
+    for ancestor in entities.ancestors(&entity.uid()).into_iter().flatten() {
+        match ancestor.type_name().to_string().as_str() {
+            "Agency" => agencies.push(ancestor.id().unescaped().to_owned()),
+            "Role" => roles.push(ancestor.id().unescaped().to_owned()),
+            _ => {}
+        }
+    }
+    roles.sort();
+    let [agency] = <[String; 1]>::try_from(agencies).map_err(|_| {
+        format!("Caller::\"{id}\" must be in exactly one agency; its rows and tokens are that agency's")
+    })?;
+    if !is_sql_name(&agency) {
+        return Err(format!("Agency::\"{agency}\" must be lower-case letters, digits and `_`"));
+    }
+    let purposes = match entity.attr("purposes") {
+        Some(Ok(EvalResult::Set(set))) => set
+            .iter()
+            .filter_map(|purpose| match purpose {
+                EvalResult::String(purpose) => Some(purpose.clone()),
+                _ => None,
+            })
+            .collect::<BTreeSet<_>>(),
+        _ => BTreeSet::new(),
+    };
+    if purposes.is_empty() {
+        return Err(format!("Caller::\"{id}\" has no purpose and could never ask"));
+    }
+    let territory = match entity.attr("territory") {
+        Some(Ok(EvalResult::EntityUid(division))) => Some(division.id().unescaped().to_owned()),
+        _ => None,
+    };
+    Ok(Caller { id, agency, roles, territory, purposes: purposes.into_iter().collect() })
+}
+
+/// Every division named anywhere in the entities.
+fn division_codes(value: &serde_json::Value) -> BTreeSet<String> {
+    let mut codes = BTreeSet::new();
+    let mut open = vec![value];
+    while let Some(value) = open.pop() {
+        match value {
+            serde_json::Value::Object(members) => {
+                if let (Some("Division"), Some(id)) =
+                    (members.get("type").and_then(|t| t.as_str()), members.get("id").and_then(|id| id.as_str()))
+                {
+                    codes.insert(id.to_owned());
+                }
+                open.extend(members.values());
+            }
+            serde_json::Value::Array(items) => open.extend(items),
+            _ => {}
+        }
+    }
+    codes
+}
+
+/// For partial evaluation: all entities, and one row a dataset of which only the dataset is known.
+fn open_rows(entities: &Entities, schema: &Schema, datasets: &Datasets) -> Result<PartialEntities, String> {
+    let mut all = Vec::new();
+    for entity in entities.iter().cloned() {
+        let (id, attributes, ancestors) = entity.into_inner();
+        let attributes: BTreeMap<pst::SmolStr, RestrictedExpression> =
+            attributes.into_iter().map(|(name, value)| (name.into(), value)).collect();
+        let known = PartialEntity::new(id, Some(attributes), Some(ancestors), Some(BTreeMap::new()), schema);
+        all.push(known.map_err(|e| e.to_string())?);
+    }
+    for name in datasets.keys() {
+        let dataset = uid("Dataset", &name.to_string());
+        let mut above: HashSet<EntityUid> = entities.ancestors(&dataset).into_iter().flatten().cloned().collect();
+        above.insert(dataset);
+        let row = PartialEntity::new(uid("Row", &name.to_string()), None, Some(above), None, schema);
+        all.push(row.map_err(|e| e.to_string())?);
+    }
+    PartialEntities::from_partial_entities(all, schema).map_err(|e| e.to_string())
+}

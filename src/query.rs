@@ -1,0 +1,336 @@
+//! SQL over one caller's [`View`] with DataFusion. The only module that knows the engine's session; what
+//! it computes it seals in an [`Answer`], which only `disclose` can open.
+
+pub mod barrier;
+pub mod functions;
+mod plan_errors;
+mod table;
+mod transform;
+
+pub use barrier::ReleasedNode;
+pub use table::{GovernedTable, SUBJECT};
+
+use std::{collections::BTreeMap, num::NonZeroUsize, path::Path, sync::Arc, time::Duration};
+
+use arrow::{array::RecordBatch, datatypes::SchemaRef};
+use async_trait::async_trait;
+use datafusion::{
+    catalog::{CatalogProvider, CatalogProviderList, SchemaProvider, TableProvider},
+    common::{ScalarValue, tree_node::TreeNodeRecursion},
+    config::Dialect,
+    datasource::provider_as_source,
+    execution::{
+        SessionState, SessionStateBuilder, SessionStateDefaults,
+        memory_pool::{FairSpillPool, TrackConsumersPool},
+        runtime_env::{RuntimeEnv, RuntimeEnvBuilder},
+    },
+    logical_expr::LogicalPlan,
+    physical_plan::execute_stream,
+    prelude::SessionConfig,
+    sql::{parser::Statement, sqlparser::ast},
+};
+use futures::StreamExt;
+use tokio::sync::Semaphore;
+
+use crate::{
+    dataset::DatasetName,
+    disclose::{Answer, Guarded, Reads},
+    error::{Error, Result},
+    policy::View,
+    pseudonym::Pseudonyms,
+    store::Snapshot,
+};
+
+/// What queries may cost.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Memory for all queries together.
+    pub memory: usize,
+    /// Disk for spilling, all queries together.
+    pub spill: u64,
+    /// Time for one query.
+    pub deadline: Duration,
+    /// Rows one answer may have.
+    pub rows: usize,
+    /// Bytes one answer may have in memory.
+    pub answer_bytes: usize,
+    /// Length of a statement.
+    pub sql_bytes: usize,
+    /// Queries running at once; as many again may wait.
+    pub at_once: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            memory: 2 << 30,
+            spill: 20 << 30,
+            deadline: Duration::from_secs(60),
+            rows: 1_000_000,
+            answer_bytes: 256 << 20,
+            sql_bytes: 64 << 10,
+            at_once: 8,
+        }
+    }
+}
+
+/// The engine all queries share.
+pub struct Engine {
+    runtime: Arc<RuntimeEnv>,
+    pseudonyms: Arc<Pseudonyms>,
+    limits: Limits,
+    running: Semaphore,
+}
+
+/// A query bound to one caller's view and one snapshot of the tables, not yet looked at by `disclose`.
+pub struct Planned {
+    pub(crate) state: SessionState,
+    pub(crate) plan: LogicalPlan,
+}
+
+/// The runtime environment of queries and tables: bounded memory, and a spill folder of the hub's own.
+///
+/// # Errors
+/// [`Error::Setup`] where the folder cannot be used.
+pub fn runtime(spill: &Path, limits: &Limits) -> Result<Arc<RuntimeEnv>> {
+    // What a crash left there is of no use to anyone.
+    let _ = std::fs::remove_dir_all(spill);
+    std::fs::create_dir_all(spill)
+        .map_err(|e| Error::setup(spill, None, format!("cannot make the spill folder: {e}")))?;
+    RuntimeEnvBuilder::new()
+        .with_memory_pool(Arc::new(TrackConsumersPool::new(FairSpillPool::new(limits.memory), NonZeroUsize::MIN)))
+        .with_temp_file_path(spill)
+        .with_max_temp_directory_size(limits.spill)
+        .build_arc()
+        .map_err(|e| Error::setup(spill, None, format!("cannot use the spill folder: {e}")))
+}
+
+impl Engine {
+    /// An engine on that runtime.
+    pub fn new(runtime: Arc<RuntimeEnv>, pseudonyms: Arc<Pseudonyms>, limits: Limits) -> Self {
+        Self { runtime, pseudonyms, limits, running: Semaphore::new(limits.at_once) }
+    }
+
+    /// Reads one `SELECT` and binds it to the tables of the caller's view, and to nothing else.
+    ///
+    /// # Errors
+    /// What is wrong with the statement, in words that are the same whether or not something hidden
+    /// exists.
+    pub async fn plan(&self, view: &View, snapshot: &Snapshot, sql: &str, params: &[ScalarValue]) -> Result<Planned> {
+        if sql.len() > self.limits.sql_bytes {
+            return Err(Error::TooLarge {
+                what: "the statement",
+                limit: format!("{} KiB", self.limits.sql_bytes >> 10),
+            });
+        }
+        let state = self.session(view, snapshot).await?;
+        let statement = state.sql_to_statement(sql, &Dialect::PostgreSQL).map_err(|e| plan_errors::syntax(&e))?;
+        only_a_query(&statement)?;
+        let plan = state.statement_to_plan(statement).await.map_err(|e| plan_errors::planning(&e))?;
+        let plan = plan.with_param_values(params.to_vec()).map_err(|e| plan_errors::planning(&e))?;
+        let plan = transform::local_midnights(plan).map_err(|e| plan_errors::planning(&e))?;
+        Ok(Planned { state, plan })
+    }
+
+    /// Runs a guarded plan to its end, within the limits, and seals what came out.
+    ///
+    /// # Errors
+    /// [`Error::Busy`], [`Error::Timeout`], [`Error::ResourceLimit`] or [`Error::DataError`]; never a
+    /// value.
+    pub async fn run(&self, guarded: Guarded) -> Result<Answer> {
+        let deadline = self.limits.deadline;
+        let slot = tokio::time::timeout(Duration::from_secs(10), self.running.acquire())
+            .await
+            .map_err(|_| Error::Busy)?
+            .map_err(Error::internal)?;
+        let ran = tokio::time::timeout(deadline, self.collect(&guarded)).await;
+        drop(slot);
+        let (reads, schema, batches) = ran.map_err(|_| Error::Timeout(deadline.as_secs()))??;
+        Ok(Answer::seal(guarded, reads, schema, batches))
+    }
+
+    /// Types and optimizes a guarded plan without running it, and says what it would read.
+    ///
+    /// # Errors
+    /// As [`Engine::run`], for what shows without data.
+    pub fn prepare(&self, guarded: &Guarded) -> Result<(LogicalPlan, Reads)> {
+        let state = guarded.state();
+        let analyzed = state
+            .analyzer()
+            .execute_and_check(guarded.plan().clone(), state.config_options(), |_, _| {})
+            .map_err(|e| plan_errors::planning(&e))?;
+        let optimized = state.optimize(&analyzed).map_err(|e| plan_errors::running(&e))?;
+        let reads = reads_of(&optimized).map_err(Error::internal)?;
+        Ok((optimized, reads))
+    }
+
+    async fn collect(&self, guarded: &Guarded) -> Result<(Reads, SchemaRef, Vec<RecordBatch>)> {
+        let state = guarded.state();
+        let (optimized, reads) = self.prepare(guarded)?;
+        let physical = state
+            .query_planner()
+            .create_physical_plan(&optimized, state)
+            .await
+            .map_err(|e| plan_errors::running(&e))?;
+        // INVARIANT: every governed scan still stands under its barrier when the plan is run.
+        barrier::verify(&physical)?;
+        let schema = physical.schema();
+        let mut stream = execute_stream(physical, state.task_ctx()).map_err(|e| plan_errors::running(&e))?;
+        let mut batches = Vec::new();
+        let (mut rows, mut bytes) = (0, 0);
+        while let Some(batch) = stream.next().await {
+            let batch = batch.map_err(|e| plan_errors::running(&e))?;
+            rows += batch.num_rows();
+            bytes += batch.get_array_memory_size();
+            if rows > self.limits.rows || bytes > self.limits.answer_bytes {
+                return Err(Error::ResourceLimit(format!(
+                    "the answer has more than {} rows or {} MiB; aggregate it or add a LIMIT",
+                    self.limits.rows,
+                    self.limits.answer_bytes >> 20
+                )));
+            }
+            if batch.num_rows() > 0 {
+                batches.push(batch);
+            }
+        }
+        Ok((reads, schema, batches))
+    }
+
+    async fn session(&self, view: &View, snapshot: &Snapshot) -> Result<SessionState> {
+        let config = config(view);
+        let tokens = self.pseudonyms.tokens(&view.caller().agency, view.purpose());
+        let mut schemas: BTreeMap<String, Tables> = BTreeMap::new();
+        let mut bare: BTreeMap<String, Vec<DatasetName>> = BTreeMap::new();
+        for seen in view.datasets() {
+            let raw = snapshot.provider(&seen.dataset.name).await?;
+            let table: Arc<dyn TableProvider> = Arc::new(GovernedTable::new(seen, raw, tokens.clone()));
+            let name = &seen.dataset.name;
+            schemas.entry(name.agency.clone()).or_default().0.insert(name.table.clone(), table);
+            bare.entry(name.table.clone()).or_default().push(name.clone());
+        }
+        let mut public = Tables::default();
+        for (table, names) in bare {
+            if let [only] = names.as_slice()
+                && let Some(provider) = schemas.get(&only.agency).and_then(|tables| tables.0.get(&table))
+            {
+                public.0.insert(table, Arc::clone(provider));
+            }
+        }
+        schemas.insert("public".into(), public);
+        let catalog = Catalog(schemas.into_iter().map(|(name, tables)| (name, Arc::new(tables) as _)).collect());
+        let mut state = SessionStateBuilder::new()
+            .with_config(config)
+            .with_runtime_env(Arc::clone(&self.runtime))
+            .with_catalog_list(Arc::new(Catalogs(Arc::new(catalog))))
+            .with_query_planner(Arc::new(barrier::Planner))
+            .with_expr_planners(SessionStateDefaults::default_expr_planners())
+            .with_scalar_functions(functions::scalar())
+            .with_aggregate_functions(functions::aggregate())
+            .with_window_functions(functions::window())
+            .build();
+        state.mark_start_execution();
+        Ok(state)
+    }
+}
+
+fn config(view: &View) -> SessionConfig {
+    let mut config = SessionConfig::new()
+        .with_target_partitions(std::thread::available_parallelism().map_or(2, NonZeroUsize::get))
+        .with_create_default_catalog_and_schema(false)
+        .with_default_catalog_and_schema("hub", "public")
+        .with_information_schema(false)
+        .set_bool("datafusion.execution.parquet.schema_force_view_types", false)
+        .set_bool("datafusion.execution.parquet.pushdown_filters", true);
+    let options = config.options_mut();
+    options.sql_parser.dialect = Dialect::PostgreSQL;
+    // Text stays in one type from the file to the answer.
+    options.sql_parser.map_string_types_to_utf8view = false;
+    // now() and dates without a zone are those of the data; datasets of one hub share one.
+    let zone = view.datasets().map(|seen| &seen.dataset.timezone).find(|zone| zone.as_ref() != "UTC");
+    options.execution.time_zone = Some(zone.map_or_else(|| "UTC".into(), ToString::to_string));
+    config
+}
+
+/// The fields that the scans of an optimized plan still need.
+fn reads_of(plan: &LogicalPlan) -> datafusion::error::Result<Reads> {
+    let mut reads = Reads::new();
+    plan.apply_with_subqueries(|node| {
+        if let LogicalPlan::TableScan(scan) = node
+            && let Some(table) = GovernedTable::behind(&scan.source)
+        {
+            let view = table.view();
+            let needed = scan.projected_schema.fields();
+            for (name, exposure) in view.fields.iter().filter(|(name, _)| needed.iter().any(|f| f.name() == name)) {
+                reads.insert(format!("{}.{name}", view.dataset.name), exposure.word().to_owned());
+            }
+            // Counting rows reads no field, and is still a use of the dataset.
+            reads.entry(format!("{}.*", view.dataset.name)).or_insert_with(|| "rows".to_owned());
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    Ok(reads)
+}
+
+/// The statement firewall: exactly one query, which neither writes nor locks nor names a target.
+fn only_a_query(statement: &Statement) -> Result<()> {
+    let refuse = |what: &str, instead: &str| Err(Error::refused("read-only", what, instead));
+    let Statement::Statement(statement) = statement else {
+        return refuse("only queries are taken here", "write a SELECT; POST /v1/explain says what it would do");
+    };
+    let ast::Statement::Query(query) = statement.as_ref() else {
+        return refuse("only queries are taken here", "write a SELECT; POST /v1/explain says what it would do");
+    };
+    if !query.locks.is_empty() {
+        return refuse("the hub is read only and takes no locks", "leave out FOR UPDATE or FOR SHARE");
+    }
+    Ok(())
+}
+
+/// The tables of one agency, or those with a bare name.
+#[derive(Debug, Default)]
+struct Tables(BTreeMap<String, Arc<dyn TableProvider>>);
+
+#[async_trait]
+impl SchemaProvider for Tables {
+    fn table_names(&self) -> Vec<String> {
+        self.0.keys().cloned().collect()
+    }
+    async fn table(&self, name: &str) -> datafusion::error::Result<Option<Arc<dyn TableProvider>>> {
+        Ok(self.0.get(name).cloned())
+    }
+    fn table_exist(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+}
+
+#[derive(Debug)]
+struct Catalog(BTreeMap<String, Arc<dyn SchemaProvider>>);
+
+impl CatalogProvider for Catalog {
+    fn schema_names(&self) -> Vec<String> {
+        self.0.keys().cloned().collect()
+    }
+    fn schema(&self, name: &str) -> Option<Arc<dyn SchemaProvider>> {
+        self.0.get(name).cloned()
+    }
+}
+
+#[derive(Debug)]
+struct Catalogs(Arc<dyn CatalogProvider>);
+
+impl CatalogProviderList for Catalogs {
+    fn register_catalog(&self, _: String, _: Arc<dyn CatalogProvider>) -> Option<Arc<dyn CatalogProvider>> {
+        None
+    }
+    fn catalog_names(&self) -> Vec<String> {
+        vec!["hub".into()]
+    }
+    fn catalog(&self, name: &str) -> Option<Arc<dyn CatalogProvider>> {
+        (name == "hub").then(|| Arc::clone(&self.0))
+    }
+}
+
+/// A table source for the planner; `disclose` swaps in the form that carries subjects.
+pub(crate) fn source(table: GovernedTable) -> Arc<dyn datafusion::logical_expr::TableSource> {
+    provider_as_source(Arc::new(table))
+}

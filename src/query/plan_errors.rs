@@ -1,0 +1,109 @@
+//! The engine's errors in the hub's words. Engine texts carry values, paths and the names of columns, so
+//! none is passed on; what outsiders read is chosen by the error's kind and the stage it came from.
+
+use datafusion::{
+    common::{DataFusionError, SchemaError},
+    sql::sqlparser::parser::ParserError,
+};
+
+use crate::error::Error;
+
+/// An error of the parser.
+pub fn syntax(error: &DataFusionError) -> Error {
+    match error.find_root() {
+        DataFusionError::SQL(parser, _) => match parser.as_ref() {
+            ParserError::ParserError(text) | ParserError::TokenizerError(text) => {
+                Error::SqlSyntax(format!("the statement cannot be read{}", position(text)))
+            }
+            ParserError::RecursionLimitExceeded => Error::SqlSyntax("the statement is nested too deeply".into()),
+        },
+        DataFusionError::NotImplemented(_) => Error::refused(
+            "one-statement",
+            "a request holds one statement",
+            "send the statements one by one; the first of them may pass alone",
+        ),
+        _ => Error::SqlSyntax("there is no statement; write a SELECT".into()),
+    }
+}
+
+/// An error in binding names and types.
+pub fn planning(error: &DataFusionError) -> Error {
+    match error.find_root() {
+        DataFusionError::SchemaError(schema, _) => match schema.as_ref() {
+            SchemaError::FieldNotFound { field, .. } => Error::UnknownColumn(field.name.clone()),
+            SchemaError::AmbiguousReference { field } => Error::SqlSyntax(format!(
+                "column `{}` could come from several tables; write it with its table",
+                field.name
+            )),
+            _ => Error::SqlSyntax("two columns of one relation have the same name; give one an alias".into()),
+        },
+        DataFusionError::Plan(text) => plan_text(text),
+        DataFusionError::SQL(..) => syntax(error),
+        DataFusionError::NotImplemented(_) => Error::refused(
+            "unsupported",
+            "the statement uses something the hub does not do",
+            "write it with SELECT, JOIN, WHERE, GROUP BY, window functions and WITH",
+        ),
+        _ => Error::SqlSyntax(
+            "types or functions do not fit together somewhere; compare like with like and cast where you must".into(),
+        ),
+    }
+}
+
+/// An error while optimizing or running. Only the caller's own rows and literals reach this stage.
+pub fn running(error: &DataFusionError) -> Error {
+    use arrow::error::ArrowError;
+    let root = error.find_root();
+    match root {
+        DataFusionError::ResourcesExhausted(_) => Error::ResourceLimit(
+            "the query needs more memory or disk than it may have; aggregate earlier or narrow it".into(),
+        ),
+        DataFusionError::ArrowError(arrow, _) => match arrow.as_ref() {
+            ArrowError::DivideByZero => Error::DataError("a division by zero in the rows asked for; use NULLIF"),
+            ArrowError::ArithmeticOverflow(_) => {
+                Error::DataError("a number grows out of its type in the rows asked for; cast to a wider one")
+            }
+            ArrowError::CastError(_) | ArrowError::ParseError(_) => {
+                Error::DataError("a value in the rows asked for cannot be cast; filter or use TRY_CAST")
+            }
+            ArrowError::ComputeError(_) | ArrowError::InvalidArgumentError(_) => DATA,
+            _ => Error::internal(root),
+        },
+        DataFusionError::Execution(_) => DATA,
+        DataFusionError::Plan(_) | DataFusionError::SchemaError(..) | DataFusionError::NotImplemented(_) => {
+            planning(error)
+        }
+        _ => Error::internal(root),
+    }
+}
+
+const DATA: Error = Error::DataError("an expression fails on a value in the rows asked for; guard it with CASE");
+
+fn plan_text(text: &str) -> Error {
+    if let Some(rest) = text.strip_prefix("table '")
+        && let Some((name, _)) = rest.split_once("' not found")
+    {
+        let name = name.strip_prefix("hub.").unwrap_or(name);
+        return Error::UnknownTable(name.strip_prefix("public.").unwrap_or(name).to_owned());
+    }
+    if let Some(rest) = text.strip_prefix("Invalid function '")
+        && let Some((name, _)) = rest.split_once('\'')
+    {
+        return crate::disclose::unknown_function(name);
+    }
+    if text.starts_with("table function") {
+        return crate::disclose::unknown_function("a table function");
+    }
+    if text.contains("No value found for placeholder") {
+        return Error::SqlSyntax("the statement has more placeholders than `params` has values".into());
+    }
+    Error::SqlSyntax("the statement does not fit together; check GROUP BY, types and the number of columns".into())
+}
+
+/// The line and column of a parser's complaint; the rest of it repeats the text.
+fn position(text: &str) -> String {
+    text.rfind(" at Line: ")
+        .map(|at| text[at..].to_lowercase())
+        .filter(|place| place.chars().all(|c| c.is_ascii_alphanumeric() || " :,".contains(c)))
+        .unwrap_or_default()
+}

@@ -1,0 +1,459 @@
+//! A dataset as one caller sees it, as a table of the engine: row scope and masks below a barrier.
+
+use std::{
+    fmt,
+    hash::{Hash, Hasher},
+    sync::Arc,
+};
+
+use arrow::{
+    array::{Array, ArrayRef, AsArray, BinaryArray, Date32Array, StringArray, StringBuilder},
+    compute::{cast, kernels::substring::substring_by_char},
+    datatypes::{DataType, Date32Type, Field as ArrowField, Int64Type, Schema, SchemaRef, TimeUnit},
+};
+use async_trait::async_trait;
+use chrono::{Datelike, NaiveDate};
+use datafusion::{
+    catalog::{Session, TableProvider},
+    common::{
+        Column, Result, ScalarValue, internal_err,
+        tree_node::{Transformed, TreeNode},
+    },
+    datasource::{TableType, provider_as_source},
+    functions_window::expr_fn::row_number,
+    logical_expr::{
+        BinaryExpr, Case, ColumnarValue, Expr, ExprFunctionExt, LogicalPlanBuilder, Operator, ScalarFunctionArgs,
+        ScalarUDF, ScalarUDFImpl, Signature, TableProviderFilterPushDown, TableSource, Volatility, expr::InList,
+    },
+    physical_plan::ExecutionPlan,
+    prelude::lit,
+};
+
+use super::barrier::BarrierExec;
+use crate::{
+    dataset::{ChangeMode, Dataset, FieldType, Generalise},
+    policy::{DatasetView, Exposure, Rows, Scope},
+    pseudonym::{TokenKey, WIDTH},
+    store::{ARRIVAL, DIGEST, SOURCE},
+    validate::arrow_type,
+};
+
+/// The column in which protected aggregates find the subject of a row. Never in a caller's schema.
+pub const SUBJECT: &str = "__subject";
+
+/// A governed table. Its schema holds the caller's fields and nothing else; its scan applies row scope
+/// and masks and puts a barrier on top.
+#[derive(Clone)]
+pub struct GovernedTable {
+    view: DatasetView,
+    raw: Arc<dyn TableProvider>,
+    tokens: TokenKey,
+    schema: SchemaRef,
+    with_subject: bool,
+}
+
+impl fmt::Debug for GovernedTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "GovernedTable({})", self.view.dataset.name)
+    }
+}
+
+impl GovernedTable {
+    /// The table of a view over the stored rows.
+    pub fn new(view: &DatasetView, raw: Arc<dyn TableProvider>, tokens: TokenKey) -> Self {
+        let schema = Arc::new(Schema::new(visible_fields(view)));
+        Self { view: view.clone(), raw, tokens, schema, with_subject: false }
+    }
+
+    /// The same table with the subject of each row in a last column, for protected aggregates only.
+    pub fn with_subject(&self) -> Self {
+        let mut fields = visible_fields(&self.view);
+        fields.push(ArrowField::new(SUBJECT, DataType::Binary, true));
+        Self { schema: Arc::new(Schema::new(fields)), with_subject: true, ..self.clone() }
+    }
+
+    /// The view it shows.
+    pub fn view(&self) -> &DatasetView {
+        &self.view
+    }
+
+    /// The governed table behind a source of the planner, if it is one.
+    pub fn behind(source: &Arc<dyn TableSource>) -> Option<&Self> {
+        source
+            .downcast_ref::<datafusion::datasource::DefaultTableSource>()
+            .and_then(|source| source.table_provider.downcast_ref::<Self>())
+    }
+
+    /// Whether its rows may be seen one by one.
+    pub fn rows_open(&self) -> bool {
+        matches!(self.view.rows, Rows::Open(_))
+    }
+
+    fn dataset(&self) -> &Dataset {
+        &self.view.dataset
+    }
+
+    /// What a visible column is computed from.
+    fn shown(&self, name: &str, exposure: Exposure) -> Result<Expr> {
+        let stored = stored(name);
+        let Some(field) = self.dataset().field(name) else {
+            return internal_err!("a view of a field that is not there");
+        };
+        Ok(match (exposure, field.generalise) {
+            (Exposure::Token, _) => masked(Mask::Token(self.tokens.clone()), stored),
+            (Exposure::Generalised, Some(how)) => masked(Mask::Generalise(how), stored),
+            (Exposure::Generalised, None) => return internal_err!("a generalised form that is not there"),
+            // A sealed identifier can be counted; its pseudonym is as good as its token for that.
+            (Exposure::Aggregate, _) if field.identifier.is_some() => stored,
+            (Exposure::Clear | Exposure::Aggregate, _) if field.kind == FieldType::Timestamp => {
+                datafusion::logical_expr::cast(
+                    stored,
+                    DataType::Timestamp(TimeUnit::Microsecond, Some(Arc::clone(&self.dataset().timezone))),
+                )
+            }
+            (Exposure::Clear | Exposure::Aggregate, _) => stored,
+        }
+        .alias(name))
+    }
+
+    /// The filter in terms of stored columns, where it may go below the barrier: a clear column or a
+    /// token against literals, in shapes that fail on no value.
+    fn below(&self, filter: &Expr) -> Option<Expr> {
+        // Which row of a key is current must be decided before anything is left out.
+        if self.dataset().change != ChangeMode::Append {
+            return None;
+        }
+        match filter {
+            Expr::BinaryExpr(BinaryExpr { left, op, right }) => {
+                let (column, op, literal) = match (left.as_ref(), right.as_ref()) {
+                    (Expr::Column(column), Expr::Literal(value, _)) => (column, *op, value),
+                    (Expr::Literal(value, _), Expr::Column(column)) => (column, op.swap()?, value),
+                    _ => return None,
+                };
+                let comparison =
+                    matches!(op, Operator::Eq | Operator::Lt | Operator::LtEq | Operator::Gt | Operator::GtEq);
+                match self.exposure(&column.name)? {
+                    Exposure::Clear if comparison => Some(Expr::BinaryExpr(BinaryExpr::new(
+                        Box::new(stored(&column.name)),
+                        op,
+                        Box::new(Expr::Literal(literal.clone(), None)),
+                    ))),
+                    Exposure::Token if op == Operator::Eq => self.token_is(&column.name, literal),
+                    _ => None,
+                }
+            }
+            Expr::InList(InList { expr, list, negated: false }) => {
+                let Expr::Column(column) = expr.as_ref() else { return None };
+                let literals: Option<Vec<_>> = list
+                    .iter()
+                    .map(|item| match item {
+                        Expr::Literal(value, _) => Some(value),
+                        _ => None,
+                    })
+                    .collect();
+                match self.exposure(&column.name)? {
+                    Exposure::Clear => Some(stored(&column.name).in_list(list.clone(), false)),
+                    Exposure::Token => literals?
+                        .into_iter()
+                        .map(|value| self.token_is(&column.name, value))
+                        .reduce(|all, one| Some(all?.or(one?)))?,
+                    _ => None,
+                }
+            }
+            Expr::IsNull(inner) => self.null_test(inner).map(Expr::is_null),
+            Expr::IsNotNull(inner) => self.null_test(inner).map(Expr::is_not_null),
+            _ => None,
+        }
+    }
+
+    fn null_test(&self, inner: &Expr) -> Option<Expr> {
+        let Expr::Column(column) = inner else { return None };
+        matches!(self.exposure(&column.name)?, Exposure::Clear | Exposure::Token).then(|| stored(&column.name))
+    }
+
+    fn exposure(&self, name: &str) -> Option<Exposure> {
+        self.view.fields.iter().find(|(field, _)| field == name).map(|(_, exposure)| *exposure)
+    }
+
+    /// A token turned back into an equality on the pseudonym; what is no token equals nothing.
+    fn token_is(&self, name: &str, value: &ScalarValue) -> Option<Expr> {
+        let text = value.try_as_str()??;
+        Some(match self.tokens.invert(text) {
+            Some(pseudonym) => stored(name).eq(lit(ScalarValue::Binary(Some(pseudonym.to_vec())))),
+            None => lit(false),
+        })
+    }
+}
+
+#[async_trait]
+impl TableProvider for GovernedTable {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
+        Ok(filters
+            .iter()
+            .map(|filter| match self.below(filter) {
+                // Inexact: the filter also stays above, where it sees what the caller sees.
+                Some(_) => TableProviderFilterPushDown::Inexact,
+                None => TableProviderFilterPushDown::Unsupported,
+            })
+            .collect())
+    }
+
+    /// Neither the limit nor any statistic crosses the barrier.
+    async fn scan(
+        &self,
+        session: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        _limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let mut plan = LogicalPlanBuilder::scan("stored", provider_as_source(Arc::clone(&self.raw)), None)?;
+        for filter in filters.iter().filter_map(|filter| self.below(filter)) {
+            plan = plan.filter(unqualified(filter)?)?;
+        }
+        plan = current_state(plan, self.dataset())?;
+        if let Some(predicate) = scope_predicate(self.view.rows.scope(), self.dataset()) {
+            plan = plan.filter(predicate)?;
+        }
+        let mut shown = Vec::new();
+        for (name, exposure) in &self.view.fields {
+            shown.push(self.shown(name, *exposure)?);
+        }
+        if self.with_subject {
+            let subject = match &self.dataset().subject {
+                Some(subject) => stored(subject),
+                // Where rows are about nobody, each row counts for itself.
+                None => stored(DIGEST),
+            };
+            shown.push(subject.alias(SUBJECT));
+        }
+        let wanted = match projection {
+            Some(projection) => projection.iter().filter_map(|at| shown.get(*at).cloned()).collect(),
+            None => shown,
+        };
+        let plan = plan.project(wanted)?.build()?;
+        let physical = session.create_physical_plan(&plan).await?;
+        Ok(Arc::new(BarrierExec::new(physical)))
+    }
+}
+
+fn visible_fields(view: &DatasetView) -> Vec<ArrowField> {
+    let of = |name: &String, exposure: Exposure| {
+        let field = view.dataset.field(name)?;
+        let kind = match (exposure, arrow_type(field.kind)) {
+            (Exposure::Token, _) => DataType::Utf8,
+            (Exposure::Aggregate, _) if field.identifier.is_some() => DataType::Binary,
+            (_, DataType::Timestamp(unit, _)) => DataType::Timestamp(unit, Some(Arc::clone(&view.dataset.timezone))),
+            (_, kind) => kind,
+        };
+        Some(ArrowField::new(name, kind, true))
+    };
+    view.fields.iter().filter_map(|(name, exposure)| of(name, *exposure)).collect()
+}
+
+fn stored(name: &str) -> Expr {
+    Expr::Column(Column::from_name(name))
+}
+
+fn unqualified(filter: Expr) -> Result<Expr> {
+    let stripped = filter.transform_up(|expr| {
+        Ok(match expr {
+            Expr::Column(column) => Transformed::yes(stored(&column.name)),
+            other => Transformed::no(other),
+        })
+    })?;
+    Ok(stripped.data)
+}
+
+/// Of each source and key, the newest row; rows whose key is not whole stand for themselves.
+fn current_state(plan: LogicalPlanBuilder, dataset: &Dataset) -> Result<LogicalPlanBuilder> {
+    const NEWEST: &str = "__newest";
+    let (order_by, operation) = match &dataset.change {
+        ChangeMode::Append => return Ok(plan),
+        ChangeMode::Upsert { order_by } => (order_by, None),
+        ChangeMode::Changes { order_by, operation } => (order_by, Some(operation)),
+    };
+    let mut partition = vec![stored(SOURCE)];
+    for key in &dataset.key {
+        partition.push(stored(key));
+        let alone = Case::new(None, vec![(Box::new(stored(key).is_null()), Box::new(stored(DIGEST)))], None);
+        partition.push(Expr::Case(alone));
+    }
+    let mut order: Vec<_> = order_by.iter().map(|field| stored(field).sort(false, false)).collect();
+    order.push(stored(ARRIVAL).sort(false, false));
+    order.push(stored(DIGEST).sort(false, false));
+    let newest = row_number().partition_by(partition).order_by(order).build()?.alias(NEWEST);
+    let mut plan = plan.window(vec![newest])?.filter(stored(NEWEST).eq(lit(1_u64)))?;
+    if let Some(operation) = operation {
+        plan = plan.filter(stored(operation).is_distinct_from("D"))?;
+    }
+    Ok(plan)
+}
+
+trait DistinctFrom {
+    fn is_distinct_from(self, text: &str) -> Expr;
+}
+
+impl DistinctFrom for Expr {
+    fn is_distinct_from(self, text: &str) -> Expr {
+        Expr::BinaryExpr(BinaryExpr::new(Box::new(self), Operator::IsDistinctFrom, Box::new(lit(text))))
+    }
+}
+
+/// A scope as a predicate over stored rows; `None` where it admits every row. Mirrors [`Scope::admits`].
+fn scope_predicate(scope: &Scope, dataset: &Dataset) -> Option<Expr> {
+    if *scope == Scope::All {
+        return None;
+    }
+    let territory = || dataset.territory.as_deref().map(stored);
+    let again = |scope: &Scope| scope_predicate(scope, dataset).unwrap_or_else(|| lit(true));
+    Some(match scope {
+        Scope::All => lit(true),
+        Scope::Nothing => lit(false),
+        Scope::Within(division) => match territory() {
+            // A range, since ranges prune files: `:` is the character after `9`.
+            Some(code) => code
+                .clone()
+                .is_not_null()
+                .and(code.clone().gt_eq(lit(division.clone())))
+                .and(code.lt(lit(format!("{division}:")))),
+            None => lit(false),
+        },
+        Scope::At(division) => match territory() {
+            Some(code) => code.clone().is_not_null().and(code.eq(lit(division.clone()))),
+            None => lit(false),
+        },
+        Scope::HasTerritory => territory().map_or_else(|| lit(false), Expr::is_not_null),
+        Scope::Source(agency) => stored(SOURCE).is_not_null().and(stored(SOURCE).eq(lit(agency.clone()))),
+        Scope::Not(inner) => Expr::Not(Box::new(again(inner))),
+        Scope::Every(parts) => parts.iter().map(again).reduce(Expr::and).unwrap_or_else(|| lit(true)),
+        Scope::Any(parts) => parts.iter().map(again).reduce(Expr::or).unwrap_or_else(|| lit(false)),
+    })
+}
+
+/// How a stored value becomes what a caller sees.
+#[derive(Clone)]
+enum Mask {
+    Token(TokenKey),
+    Generalise(Generalise),
+}
+
+fn masked(mask: Mask, stored: Expr) -> Expr {
+    ScalarUDF::new_from_impl(Masked { mask, signature: Signature::any(1, Volatility::Immutable) }).call(vec![stored])
+}
+
+/// A mask as a function of the engine. It is in no registry: only scans use it.
+struct Masked {
+    mask: Mask,
+    signature: Signature,
+}
+
+impl fmt::Debug for Masked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl Masked {
+    fn same(&self) -> Option<Generalise> {
+        match &self.mask {
+            Mask::Token(_) => None,
+            Mask::Generalise(how) => Some(*how),
+        }
+    }
+}
+
+// Within one plan there is one token key, so two token masks are the same function.
+impl PartialEq for Masked {
+    fn eq(&self, other: &Self) -> bool {
+        self.same() == other.same()
+    }
+}
+
+impl Eq for Masked {}
+
+impl Hash for Masked {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.same().hash(state);
+    }
+}
+
+impl ScalarUDFImpl for Masked {
+    fn name(&self) -> &'static str {
+        match self.mask {
+            Mask::Token(_) => "gridhub_token",
+            Mask::Generalise(_) => "gridhub_generalise",
+        }
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, arguments: &[DataType]) -> Result<DataType> {
+        match (&self.mask, arguments) {
+            (Mask::Token(_), _) => Ok(DataType::Utf8),
+            (Mask::Generalise(_), [kind]) => Ok(kind.clone()),
+            _ => internal_err!("a mask has one argument"),
+        }
+    }
+
+    fn invoke_with_args(&self, arguments: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let [value] = arguments.args.as_slice() else { return internal_err!("a mask has one argument") };
+        let values = value.to_array(arguments.number_rows)?;
+        let masked = match &self.mask {
+            Mask::Token(key) => tokens(key, &values)?,
+            Mask::Generalise(how) => generalised(*how, &values)?,
+        };
+        Ok(ColumnarValue::Array(masked))
+    }
+}
+
+fn tokens(key: &TokenKey, values: &ArrayRef) -> Result<ArrayRef> {
+    let binary = cast(values, &DataType::Binary)?;
+    let binary: &BinaryArray = binary.as_binary();
+    let mut out = StringBuilder::with_capacity(binary.len(), binary.len() * 2 * WIDTH);
+    for value in binary {
+        match value.and_then(|value| <[u8; WIDTH]>::try_from(value).ok()) {
+            Some(pseudonym) => out.append_value(key.token(&pseudonym)),
+            None => out.append_null(),
+        }
+    }
+    Ok(Arc::new(out.finish()))
+}
+
+fn generalised(how: Generalise, values: &ArrayRef) -> Result<ArrayRef> {
+    let dates = |first: &dyn Fn(NaiveDate) -> Option<NaiveDate>| -> ArrayRef {
+        let days = values.as_primitive::<Date32Type>();
+        let coarse =
+            days.iter().map(|day| first(Date32Type::to_naive_date_opt(day?)?).map(Date32Type::from_naive_date));
+        Arc::new(coarse.collect::<Date32Array>())
+    };
+    Ok(match how {
+        Generalise::Month => dates(&|day| day.with_day(1)),
+        Generalise::Year => dates(&|day| NaiveDate::from_ymd_opt(day.year(), 1, 1)),
+        Generalise::Years(width) => {
+            let width = i32::try_from(width).unwrap_or(i32::MAX);
+            dates(&|day| NaiveDate::from_ymd_opt(day.year() - day.year().rem_euclid(width), 1, 1))
+        }
+        Generalise::Prefix(width) => {
+            let text = cast(values, &DataType::Utf8)?;
+            let text: &StringArray = text.as_string();
+            Arc::new(substring_by_char(text, 0, Some(u64::from(width)))?)
+        }
+        Generalise::Band(width) => {
+            let width = i64::from(width);
+            let numbers = cast(values, &DataType::Int64)?;
+            let floors = numbers.as_primitive::<Int64Type>().unary::<_, Int64Type>(|n| n - n.rem_euclid(width));
+            // A floor of a value of the type may lie below its least value by less than one band.
+            arrow::compute::cast(&(Arc::new(floors) as ArrayRef), values.data_type())?
+        }
+    })
+}

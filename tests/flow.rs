@@ -1,0 +1,8 @@
+//! Conversations over HTTP, and their answers.
+
+mod bad_input;
+mod clock_and_keys;
+mod formats;
+mod log;
+mod questions;
+mod upload;

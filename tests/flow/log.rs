@@ -1,0 +1,116 @@
+//! The log: what it records, who may read it, and that nothing is answered without it.
+
+use gridhub::audit::log::verify;
+use insta::assert_snapshot;
+
+use crate::support::{CSV, TestHub, fixture};
+
+/// The kinds and outcomes of the newest entries.
+async fn newest(hub: &TestHub, count: usize) -> String {
+    let token = hub.token("compliance-officer");
+    let entries = hub.get(&token, "/v1/log/entries?from=0&count=1000").await.json();
+    let entries = entries["entries"].as_array().unwrap().clone();
+    let lines: Vec<_> = entries
+        .iter()
+        .map(|entry| {
+            let word = |name: &str| entry[name].as_str().unwrap_or_default().to_owned();
+            format!("{} {} {} {}", word("kind"), word("caller"), word("outcome"), word("rule")).trim().to_owned()
+        })
+        .filter(|line| !line.starts_with("token.create") && !line.starts_with("log.read"))
+        .collect();
+    lines[lines.len() - count..].join("\n")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_act_has_its_entries() {
+    let hub = TestHub::with_city().await;
+    hub.push("community-uploader", "community.visits", CSV, fixture("community.visits.csv")).await;
+    hub.push("community-uploader", "community.visits", CSV, b"nonsense".to_vec()).await;
+    hub.ask("health-analyst", "epidemiology", "SELECT count(*) FROM cases").await;
+    hub.ask("health-analyst", "epidemiology", "SELECT severity FROM cases").await;
+    hub.ask("health-analyst", "audit", "SELECT 1").await;
+    assert_snapshot!(newest(&hub, 9).await, @"
+    upload.begin community-uploader
+    upload.end community-uploader accepted
+    upload.end community-uploader contract-violation
+    query.begin health-analyst
+    query.end  answered
+    query.begin health-analyst
+    query.end  refused sealed-field
+    query.begin health-analyst
+    query.end  purpose-not-allowed
+    ");
+    let verified = verify(&hub.data().join("log"), None).unwrap();
+    assert_eq!(verified.unsigned, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_entry_says_what_left_the_hub() {
+    let hub = TestHub::with_city().await;
+    let reply = hub
+        .ask("health-analyst", "epidemiology", "SELECT sex, count(DISTINCT id_no) FROM cases GROUP BY 1")
+        .await
+        .json();
+    let token = hub.token("compliance-officer");
+    let path = format!("/v1/log/entries?from={}&count=1", reply["log_index"]);
+    let entry = hub.get(&token, &path).await.json()["entries"][0].clone();
+    assert_eq!(entry["query_id"], reply["query_id"]);
+    assert_eq!(entry["snapshot"], reply["snapshot"]);
+    assert_snapshot!(entry["fields"].to_string(), @r#"{"cdc.cases.*":"rows","cdc.cases.id_no":"token","cdc.cases.sex":"clear"}"#);
+    assert_snapshot!(entry["tables"].to_string(), @r#"{"cdc.cases":1}"#);
+    assert_eq!((entry["rows"].clone(), entry["protection"].clone()), (2.into(), "exact".into()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_officers_read_it() {
+    let hub = TestHub::with_city().await;
+    for caller in ["health-analyst", "grid-worker"] {
+        let path = if caller == "health-analyst" { "/v1/log/entries?purpose=epidemiology" } else { "/v1/log/entries" };
+        let reply = hub.get(&hub.token(caller), path).await;
+        assert_eq!(reply.problem(), "403 not-allowed: the access log is not open to this caller and purpose");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_a_cut_and_a_forged_log_are_found() {
+    let mut hub = TestHub::with_city().await;
+    hub.stop();
+    let entries = hub.data().join("log").join("entries");
+    let whole = std::fs::read(&entries).unwrap();
+    let folder = hub.data().join("log");
+
+    let mut changed = whole.clone();
+    let at = whole
+        .windows(11)
+        .position(|window| window == b"cdc.cases\",")
+        .or_else(|| whole.windows(9).position(|w| w == b"cdc.cases"))
+        .unwrap();
+    changed[at] = b'x';
+    std::fs::write(&entries, &changed).unwrap();
+    let said = verify(&folder, None).unwrap_err();
+    assert!(said.contains("altered"), "{said}");
+
+    std::fs::write(&entries, &whole[..whole.len() - 40]).unwrap();
+    assert!(verify(&folder, None).unwrap_err().contains("was cut"));
+
+    std::fs::write(&entries, &whole).unwrap();
+    let verified = verify(&folder, None).unwrap();
+    assert!(verified.signed > 20);
+    let stranger = "gridhub/access-log+00000000+AQECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8g";
+    assert!(verify(&folder, Some(stranger)).unwrap_err().contains("not signed by this key"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_answered_that_cannot_be_logged() {
+    let hub = TestHub::with_city().await;
+    let token = hub.token("health-analyst");
+    assert_eq!(hub.get(&token, "/v1/datasets?purpose=epidemiology").await.status, 200);
+    // The clock falls behind the last entry: a small step is the discipline of clocks, a large one is not.
+    hub.clock.step(chrono::TimeDelta::seconds(-4));
+    assert_eq!(hub.ask_as(&token, "epidemiology", "SELECT 1", "").await.status, 200);
+    hub.clock.step(chrono::TimeDelta::minutes(-10));
+    let refused = hub.ask_as(&token, "epidemiology", "SELECT 1", "").await;
+    assert_snapshot!(refused.problem(), @"503 log-unavailable: the access log cannot be written, so nothing can be answered; tell the operator");
+    hub.clock.step(chrono::TimeDelta::minutes(11));
+    assert_eq!(hub.ask_as(&token, "epidemiology", "SELECT 1", "").await.status, 200);
+}

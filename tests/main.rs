@@ -1,0 +1,10 @@
+//! All integration tests in one binary: each further one would link the engine again.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that fails should say so at once")]
+#![allow(missing_docs, reason = "tests are read, not called")]
+
+mod canary;
+mod decisions;
+mod flow;
+mod processes;
+mod sql;
+mod support;

@@ -1,0 +1,178 @@
+//! The binary itself: commands, exit statuses, and a hub that is killed.
+
+use std::{
+    io::{BufRead, BufReader},
+    path::Path,
+    process::{Child, Command, Output, Stdio},
+};
+
+use crate::support::repository;
+
+fn gridhub(arguments: &[&str]) -> Output {
+    command(arguments).output().unwrap()
+}
+
+fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_gridhub"));
+    command.current_dir(repository()).args(arguments).env_remove("GRIDHUB_URL").env_remove("GRIDHUB_TOKEN");
+    command
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// A hub in a process of its own.
+struct Served {
+    process: Child,
+    url: String,
+}
+
+impl Served {
+    fn start(folder: &Path) -> Self {
+        let (data, keys) = (folder.join("data"), folder.join("keys"));
+        let mut process = command(&[
+            "serve",
+            "--data",
+            data.to_str().unwrap(),
+            "--keys",
+            keys.to_str().unwrap(),
+            "--http",
+            "127.0.0.1:0",
+        ])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+        let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
+        let line = lines.find(|line| line.as_ref().unwrap().contains("listens on")).unwrap().unwrap();
+        std::thread::spawn(move || lines.for_each(drop));
+        let url =
+            line.split_whitespace().find(|word| word.starts_with("http://")).unwrap().trim_end_matches(',').to_owned();
+        Self { process, url }
+    }
+
+    fn kill(mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[test]
+fn exit_statuses_say_what_kind_of_failure() {
+    assert_eq!(gridhub(&["policy", "check"]).status.code(), Some(0));
+    assert_eq!(gridhub(&["policy", "explain", "nobody", "cdc.cases"]).status.code(), Some(2));
+    assert_eq!(gridhub(&["fly"]).status.code(), Some(2));
+    assert_eq!(gridhub(&["serve", "--flight", "127.0.0.1:50051"]).status.code(), Some(2));
+    let unreachable = gridhub(&["query", "SELECT 1", "--hub", "http://127.0.0.1:1", "--token", "ghub_x"]);
+    assert_eq!(unreachable.status.code(), Some(3));
+    assert!(text(&unreachable.stderr).contains("nothing is lost, try again"));
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("broken.cedar"), "permit(").unwrap();
+    let checked = gridhub(&["policy", "check", "--policies", folder.path().to_str().unwrap()]);
+    assert_eq!(checked.status.code(), Some(1));
+}
+
+#[test]
+fn a_user_comes_through_the_command_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let hub = Served::start(folder.path());
+    let data = folder.path().join("data");
+    let data = data.to_str().unwrap();
+    let token = |caller: &str| {
+        let made = gridhub(&["token", "create", caller, "--data", data]);
+        assert_eq!(made.status.code(), Some(0), "{}", text(&made.stderr));
+        text(&made.stdout).trim().to_owned()
+    };
+    let run = |token: &str, arguments: &[&str]| {
+        command(arguments).env("GRIDHUB_URL", &hub.url).env("GRIDHUB_TOKEN", token).output().unwrap()
+    };
+    let pushed =
+        run(&token("platform-uploader"), &["push", "platform.divisions", "tests/fixtures/platform.divisions.csv"]);
+    assert_eq!(pushed.status.code(), Some(0), "{}", text(&pushed.stderr));
+    assert!(text(&pushed.stdout).contains("\"rows_accepted\":9"));
+    let pushed = run(&token("cdc-uploader"), &["push", "cdc.cases", "tests/fixtures/cdc.cases.csv"]);
+    assert!(text(&pushed.stderr).contains("accepted, 14 of 14 rows stored"), "{}", text(&pushed.stderr));
+
+    let analyst = token("health-analyst");
+    let sql = "SELECT grid_code, count(*) AS n FROM cases GROUP BY 1 ORDER BY 1";
+    let asked = run(&analyst, &["query", sql, "--purpose", "epidemiology", "--format", "csv"]);
+    assert_eq!(text(&asked.stdout), "grid_code,n\n420191001001,12\n420191001002,2\n");
+    let shown = run(&analyst, &["query", sql, "--purpose", "epidemiology"]);
+    assert!(text(&shown.stdout).contains("| 420191001001 | 12 |"), "{}", text(&shown.stdout));
+    let refused = run(&analyst, &["query", "SELECT severity FROM cases", "--purpose", "epidemiology"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(text(&refused.stderr).starts_with("refused by `sealed-field`"), "{}", text(&refused.stderr));
+    let listed = run(&analyst, &["datasets", "cdc.cases", "--purpose", "epidemiology"]);
+    assert!(text(&listed.stdout).contains("severity"), "{}", text(&listed.stdout));
+    let explained = run(&analyst, &["explain", sql, "--purpose", "epidemiology"]);
+    assert!(text(&explained.stdout).starts_with("answered"), "{}", text(&explained.stdout));
+
+    let officer = token("compliance-officer");
+    let log = run(&officer, &["audit", "list"]);
+    assert!(text(&log.stdout).contains("refused by sealed-field"), "{}", text(&log.stdout));
+    let verified = run(&officer, &["audit", "verify"]);
+    assert!(text(&verified.stdout).contains("the log is whole"), "{}", text(&verified.stderr));
+    assert!(text(&gridhub(&["audit", "verify", "--data", data]).stdout).contains("the log is whole"));
+    let begun = text(&log.stdout);
+    let query_id =
+        begun.lines().find(|line| line.contains("query.begin")).unwrap().rsplit(' ').next().unwrap().to_owned();
+    let keys = folder.path().join("keys");
+    let told = gridhub(&["audit", "show", &query_id, "--data", data, "--keys", keys.to_str().unwrap()]);
+    assert!(text(&told.stdout).contains(&format!("asked: {sql}")), "{}", text(&told.stdout));
+
+    let tokens = text(&gridhub(&["token", "list", "--data", data]).stdout);
+    let id = tokens.lines().find(|line| line.contains("health-analyst")).unwrap().split_whitespace().next().unwrap();
+    assert_eq!(gridhub(&["token", "revoke", id, "--data", data]).status.code(), Some(0));
+    let late = run(&analyst, &["query", "SELECT 1", "--purpose", "epidemiology"]);
+    assert!(text(&late.stderr).contains("no valid access token"), "{}", text(&late.stderr));
+}
+
+#[test]
+fn a_killed_hub_keeps_what_it_acknowledged() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let mut hub = Served::start(folder.path());
+    let token = |caller: &str| {
+        let made = gridhub(&["token", "create", caller, "--data", data.to_str().unwrap()]);
+        text(&made.stdout).trim().to_owned()
+    };
+    let push = |url: &str, caller: &str, dataset: &str, file: &str, id: &str| {
+        command(&["push", dataset, file, "--id", id])
+            .env("GRIDHUB_URL", url)
+            .env("GRIDHUB_TOKEN", token(caller))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
+    };
+    let id = |number: u32| format!("01890000-0000-7000-8000-{number:012}");
+    let divisions = "tests/fixtures/platform.divisions.csv";
+    assert!(push(&hub.url, "platform-uploader", "platform.divisions", divisions, &id(0)).wait().unwrap().success());
+    let visits = "tests/fixtures/community.visits.csv";
+    for round in 1..=4 {
+        let pushing = push(&hub.url, "community-uploader", "community.visits", visits, &id(round));
+        std::thread::sleep(std::time::Duration::from_millis(u64::from(round) * 35));
+        hub.kill();
+        drop(pushing.wait_with_output());
+        hub = Served::start(folder.path());
+        // The sender tries again under the same id, and gets a receipt.
+        let again =
+            push(&hub.url, "community-uploader", "community.visits", visits, &id(round)).wait_with_output().unwrap();
+        assert!(again.status.success(), "{}", text(&again.stderr));
+    }
+    let count = command(&["query", "SELECT count(*) AS n FROM visits", "--format", "csv"])
+        .env("GRIDHUB_URL", &hub.url)
+        .env("GRIDHUB_TOKEN", token("community-uploader"))
+        .output()
+        .unwrap();
+    assert_eq!(text(&count.stdout), "n\n16\n", "{}", text(&count.stderr));
+    hub.kill();
+    assert!(text(&gridhub(&["audit", "verify", "--data", data.to_str().unwrap()]).stdout).contains("the log is whole"));
+}
