@@ -258,7 +258,7 @@ pub enum Generalise {
     Years(u32),
     /// A code keeps its first characters.
     Prefix(u32),
-    /// A whole number becomes the lower edge of its band of that width.
+    /// A number becomes the lower edge of its band of that width.
     Band(u32),
 }
 

@@ -580,7 +580,7 @@ fn generalise(word: &str, kind: FieldType) -> Option<Generalise> {
         ("year", 0, FieldType::Date) => Some(Generalise::Year),
         ("years", 1.., FieldType::Date) => Some(Generalise::Years(width)),
         ("prefix", 1.., FieldType::Text) => Some(Generalise::Prefix(width)),
-        ("band", 1.., FieldType::Integer(_)) => Some(Generalise::Band(width)),
+        ("band", 1.., FieldType::Integer(_) | FieldType::Double) => Some(Generalise::Band(width)),
         _ => None,
     }
 }

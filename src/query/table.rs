@@ -9,7 +9,7 @@ use std::{
 use arrow::{
     array::{Array, ArrayRef, AsArray, BinaryArray, Date32Array, StringArray, StringBuilder},
     compute::{cast, kernels::substring::substring_by_char},
-    datatypes::{DataType, Date32Type, Field as ArrowField, Int64Type, Schema, SchemaRef, TimeUnit},
+    datatypes::{DataType, Date32Type, Field as ArrowField, Float64Type, Int64Type, Schema, SchemaRef, TimeUnit},
 };
 use async_trait::async_trait;
 use chrono::{Datelike, NaiveDate};
@@ -447,6 +447,10 @@ fn generalised(how: Generalise, values: &ArrayRef) -> Result<ArrayRef> {
             let text = cast(values, &DataType::Utf8)?;
             let text: &StringArray = text.as_string();
             Arc::new(substring_by_char(text, 0, Some(u64::from(width)))?)
+        }
+        Generalise::Band(width) if *values.data_type() == DataType::Float64 => {
+            let width = f64::from(width);
+            Arc::new(values.as_primitive::<Float64Type>().unary::<_, Float64Type>(|n| (n / width).floor() * width))
         }
         Generalise::Band(width) => {
             let width = i64::from(width);
