@@ -407,13 +407,9 @@ impl Hub {
     ///
     /// # Errors
     /// [`Error::NotFound`], the same for an unknown batch, somebody else's, and an invisible dataset.
-    pub async fn receipt(&self, credential: &Credential, dataset: &str, batch_id: Uuid) -> Result<Receipt> {
-        let batch =
-            self.metadata.batch(&credential.caller.agency, dataset, &batch_id.to_string())?.ok_or(Error::NotFound)?;
-        let batch = match batch.done {
-            true => batch,
-            false => return Err(Error::NotFound),
-        };
+    pub fn receipt(&self, credential: &Credential, dataset: &str, batch_id: Uuid) -> Result<Receipt> {
+        let batch = self.metadata.batch(&credential.caller.agency, dataset, &batch_id.to_string())?;
+        let batch = batch.filter(|batch| batch.done).ok_or(Error::NotFound)?;
         serde_json::from_str(&batch.receipt).map_err(Error::internal)
     }
 

@@ -145,8 +145,14 @@ pub struct Policy {
     cedar: cedar::Loaded,
     datasets: Datasets,
     clock: Clock,
-    views: Mutex<HashMap<(String, String), (DateTime<Utc>, Arc<View>)>>,
+    views: Mutex<HashMap<ViewKey, DatedView>>,
 }
+
+/// Caller and purpose.
+type ViewKey = (String, String);
+
+/// A view and when it was decided.
+type DatedView = (DateTime<Utc>, Arc<View>);
 
 impl Policy {
     /// Loads and checks the policies in `folder` against the contracts.

@@ -131,7 +131,8 @@ impl Snapshot {
     /// Only a fault of the hub.
     pub async fn provider(&self, name: &DatasetName) -> Result<Arc<dyn TableProvider>> {
         let table = self.tables.get(name).ok_or_else(|| Error::internal("a dataset without a table"))?;
-        Ok(table.table_provider().with_session(Arc::clone(&self.session)).await.map_err(Error::internal)?)
+        let provider = table.table_provider().with_session(Arc::clone(&self.session)).await;
+        provider.map_err(Error::internal)
     }
 }
 

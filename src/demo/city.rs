@@ -281,6 +281,7 @@ fn places(households: usize) -> (Vec<Row>, Vec<Place>) {
     let mut parents = vec![Place { code: "4201".to_owned(), path: String::new(), people: Vec::new() }];
     for (level, count) in (3_i8..).zip([districts, subdistricts, communities, grids]) {
         let mut children = Vec::new();
+        #[expect(clippy::needless_range_loop, reason = "the number names children of every level, districts by a list")]
         for nth in 0..count {
             // Children are dealt out evenly and in order, and numbered from 1 in each parent.
             let at = nth * parents.len() / count;
@@ -431,7 +432,7 @@ impl Town {
             phone,
             residence_type: if local { "户籍" } else { "流动" },
             special_group,
-            vaccine: *one_of(&["灭活-A", "灭活-A", "灭活-B", "重组蛋白"], rng),
+            vaccine: ["灭活-A", "灭活-A", "灭活-B", "重组蛋白"][rng.random_range(0..4)],
             doses: 0,
             infection: None,
             home_until: None,

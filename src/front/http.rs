@@ -162,7 +162,7 @@ async fn receipt(
     Path((dataset, batch)): Path<(String, String)>,
 ) -> Result<Response> {
     let batch = Uuid::parse_str(&batch).map_err(|_| Error::NotFound)?;
-    Ok(Json(door.hub.receipt(&caller, &dataset, batch).await?).into_response())
+    Ok(Json(door.hub.receipt(&caller, &dataset, batch)?).into_response())
 }
 
 #[derive(Deserialize)]

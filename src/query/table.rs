@@ -100,7 +100,7 @@ impl GovernedTable {
             return internal_err!("a view of a field that is not there");
         };
         Ok(match (exposure, field.generalise) {
-            (Exposure::Token, _) => masked(Mask::Token(self.tokens.clone()), stored),
+            (Exposure::Token, _) => masked(Mask::Token(Box::new(self.tokens.clone())), stored),
             (Exposure::Generalised, Some(how)) => masked(Mask::Generalise(how), stored),
             (Exposure::Generalised, None) => return internal_err!("a generalised form that is not there"),
             // A sealed identifier can be counted; its pseudonym is as good as its token for that.
@@ -292,19 +292,11 @@ fn current_state(plan: LogicalPlanBuilder, dataset: &Dataset) -> Result<LogicalP
     let newest = row_number().partition_by(partition).order_by(order).build()?.alias(NEWEST);
     let mut plan = plan.window(vec![newest])?.filter(stored(NEWEST).eq(lit(1_u64)))?;
     if let Some(operation) = operation {
-        plan = plan.filter(stored(operation).is_distinct_from("D"))?;
+        // A missing operation is no deletion, which `<>` would make of it.
+        let kept = BinaryExpr::new(Box::new(stored(operation)), Operator::IsDistinctFrom, Box::new(lit("D")));
+        plan = plan.filter(Expr::BinaryExpr(kept))?;
     }
     Ok(plan)
-}
-
-trait DistinctFrom {
-    fn is_distinct_from(self, text: &str) -> Expr;
-}
-
-impl DistinctFrom for Expr {
-    fn is_distinct_from(self, text: &str) -> Expr {
-        Expr::BinaryExpr(BinaryExpr::new(Box::new(self), Operator::IsDistinctFrom, Box::new(lit(text))))
-    }
 }
 
 /// A scope as a predicate over stored rows; `None` where it admits every row. Mirrors [`Scope::admits`].
@@ -341,7 +333,7 @@ fn scope_predicate(scope: &Scope, dataset: &Dataset) -> Option<Expr> {
 /// How a stored value becomes what a caller sees.
 #[derive(Clone)]
 enum Mask {
-    Token(TokenKey),
+    Token(Box<TokenKey>),
     Generalise(Generalise),
 }
 
