@@ -4,5 +4,8 @@ mod bad_input;
 mod clock_and_keys;
 mod formats;
 mod log;
+mod protected;
 mod questions;
+mod two_worlds;
+
 mod upload;

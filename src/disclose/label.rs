@@ -44,9 +44,7 @@ pub fn label(plan: &LogicalPlan) -> Result<Labelled> {
     if node.rows == Rows::Sealed {
         return Err(rows_only_counted());
     }
-    if let Some(at) = node.labels.iter().position(|label| *label == Label::Sealed) {
-        return Err(sealed(node.plan.schema().field(at).name(), &node.plan));
-    }
+    refuse_sealed_columns(&node)?;
     Ok(Labelled { plan: node.plan, labels: node.labels, protected: pass.protected })
 }
 
@@ -92,7 +90,8 @@ impl Pass {
             }
             LogicalPlan::Projection(projection) => {
                 let input = self.open(&projection.input)?;
-                let labels = self.expressions(&projection.expr, &Here::of(&input))?;
+                let here = Here::of(&input);
+                let labels = projection.expr.iter().map(|expr| self.passed_on(expr, &here)).collect::<Result<_>>()?;
                 self.rebuild(plan, input, labels)
             }
             LogicalPlan::Aggregate(aggregate) => self.aggregate(plan, aggregate),
@@ -287,6 +286,16 @@ impl Pass {
 
     fn expressions(&mut self, expressions: &[Expr], here: &Here) -> Result<Vec<Label>> {
         expressions.iter().map(|expr| self.expression(expr, here)).collect()
+    }
+
+    /// The label of an expression that a projection hands on. A sealed column may be handed on as it is,
+    /// as `SELECT *` in a subquery does: it stays sealed, and whatever uses it or shows it is refused.
+    fn passed_on(&mut self, expr: &Expr, here: &Here) -> Result<Label> {
+        match expr {
+            Expr::Column(column) if here.label(column)? == Label::Sealed => Ok(Label::Sealed),
+            Expr::Alias(alias) if matches!(alias.expr.as_ref(), Expr::Column(_)) => self.passed_on(&alias.expr, here),
+            expr => self.expression(expr, here),
+        }
     }
 
     /// The label of an expression's value. Refuses sealed columns, unlisted functions and unknown forms.
@@ -499,7 +508,7 @@ fn is_count(expr: &Expr) -> bool {
 
 fn refuse_sealed_columns(node: &Node) -> Result<()> {
     match node.labels.iter().position(|label| *label == Label::Sealed) {
-        Some(at) => Err(sealed(node.plan.schema().field(at).name(), &node.plan)),
+        Some(at) => Err(sealed_in(node.plan.schema().field(at).name(), &Here::of(node))),
         None => Ok(()),
     }
 }
@@ -524,10 +533,6 @@ fn sealed_in(name: &str, here: &Here) -> Error {
         format!("`{name}` is sealed for this purpose: it may only be counted, summed or averaged"),
         instead,
     )
-}
-
-fn sealed(name: &str, plan: &LogicalPlan) -> Error {
-    sealed_in(name, &Here { schema: plan.schema().as_ref().clone(), labels: Vec::new() })
 }
 
 fn rows_only_counted() -> Error {
