@@ -7,15 +7,12 @@ mod policy;
 mod push;
 mod serve;
 mod token;
+pub mod words;
 
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
-
-pub use ask::table;
-pub use audit::in_words as log_line;
-pub use serve::interrupted;
 
 use crate::{
     client::Client,

@@ -14,8 +14,9 @@ use crate::{
         Entry, checkpoint,
         tree::{Hash, Tree},
     },
+    dataset::receipt::Receipt,
     error::{Error, Result},
-    validate::{Format, Receipt},
+    validate::Format,
 };
 
 /// How often an upload is tried before it is given up for now.

@@ -5,6 +5,9 @@
 
 pub mod contract;
 pub mod division;
+pub mod layout;
+pub mod receipt;
+pub mod scope;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -294,30 +297,3 @@ pub enum DivisionRule {
 
 /// All datasets of a hub, by name.
 pub type Datasets = BTreeMap<DatasetName, Arc<Dataset>>;
-
-/// A column type in SQL's words.
-pub fn type_word(kind: &arrow::datatypes::DataType) -> String {
-    use arrow::datatypes::DataType as D;
-    match kind {
-        D::Utf8 | D::LargeUtf8 | D::Utf8View => "text".into(),
-        D::Boolean => "boolean".into(),
-        D::Int8 | D::Int16 | D::UInt8 => "smallint".into(),
-        D::Int32 | D::UInt16 => "integer".into(),
-        D::Int64 | D::UInt32 | D::UInt64 => "bigint".into(),
-        D::Float16 | D::Float32 => "real".into(),
-        D::Float64 => "double precision".into(),
-        D::Decimal32(precision, scale)
-        | D::Decimal64(precision, scale)
-        | D::Decimal128(precision, scale)
-        | D::Decimal256(precision, scale) => format!("numeric({precision},{scale})"),
-        D::Date32 | D::Date64 => "date".into(),
-        D::Time32(_) | D::Time64(_) => "time".into(),
-        D::Timestamp(_, Some(_)) => "timestamp with time zone".into(),
-        D::Timestamp(_, None) => "timestamp".into(),
-        D::Interval(_) | D::Duration(_) => "interval".into(),
-        D::Null => "unknown".into(),
-        D::Dictionary(_, value) => type_word(value),
-        D::Binary | D::LargeBinary | D::BinaryView | D::FixedSizeBinary(_) => "bytea".into(),
-        _ => "nested".into(),
-    }
-}

@@ -20,14 +20,15 @@ use tokio::net::TcpListener;
 use uuid::Uuid;
 
 use crate::{
-    cli,
+    cli::words,
     client::Client,
+    dataset::receipt::Receipt,
     error::{Error, Result},
     front::http,
     hub::{Hub, Opening},
     identity,
     store::metadata::Metadata,
-    validate::{Format, Receipt},
+    validate::Format,
 };
 
 /// Run the whole loop on an invented city.
@@ -153,7 +154,7 @@ impl Demo {
         let officer = Client::new(&url, &officer_token)?;
         let entries = newest_entries(&officer, 16).await?;
         for entry in &entries {
-            println!("{}", cli::log_line(entry));
+            println!("{}", words::entry(entry));
         }
 
         say("8. The log is verified against its signed head");
@@ -166,7 +167,7 @@ impl Demo {
         }
         say("The hub stays up; stop it with Ctrl-C");
         print_invitations(&url, &analyst_token, &tokens.for_caller("community-uploader")?, &officer_token, &data);
-        cli::interrupted().await;
+        words::interrupted().await;
         drop(stop);
         server.await.map_err(Error::internal)?
     }
@@ -267,7 +268,7 @@ pub fn as_parquet(rows: &RecordBatch) -> Result<Bytes> {
 async fn ask(client: &Client, title: &str, sql: &str, purpose: Option<&str>) -> Result<()> {
     println!("\n{title}\n> {sql}");
     let answer = client.query(sql, purpose, "application/vnd.apache.arrow.stream").await?;
-    print!("{}", cli::table(&answer)?);
+    print!("{}", words::table(&answer)?);
     Ok(())
 }
 

@@ -17,12 +17,11 @@ use datafusion::{execution::SessionState, logical_expr::LogicalPlan};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    dataset::layout::type_word,
     error::{Error, Result},
     policy::Exposure,
     query::Planned,
 };
-
-pub use label::unknown_function;
 
 /// The fewest distinct subjects a protected group may stand for (NCHS and ONS publish no cell below 10).
 pub const THRESHOLD: u64 = 10;
@@ -149,7 +148,7 @@ pub fn guard(planned: Planned) -> Result<Guarded> {
         .zip(&labelled.labels)
         .map(|(field, label)| ColumnExposure {
             name: field.name().clone(),
-            kind: crate::dataset::type_word(field.data_type()),
+            kind: type_word(field.data_type()),
             exposure: label.word().into(),
         })
         .collect();
@@ -170,7 +169,7 @@ pub fn release(answer: Answer) -> Result<Released> {
     let mut columns = guarded.columns;
     // What the engine made of the types is what the rows have.
     for (column, field) in columns.iter_mut().zip(schema.fields()) {
-        column.kind = crate::dataset::type_word(field.data_type());
+        column.kind = type_word(field.data_type());
     }
     let notices = match guarded.protected {
         true => vec![format!(

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::validate::Receipt;
+use crate::dataset::receipt::Receipt;
 
 /// The result of anything fallible in gridhub.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -5,7 +5,6 @@
 
 mod cedar;
 mod residual;
-mod scope;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -16,11 +15,9 @@ use std::{
 use cedar_policy::{Decision, EntityUid};
 use chrono::{DateTime, TimeDelta, Utc};
 
-pub use scope::Scope;
-
 use crate::{
     audit::Clock,
-    dataset::{Dataset, DatasetName, Datasets, Field},
+    dataset::{Dataset, DatasetName, Datasets, Field, scope::Scope},
     error::{Error, Result},
 };
 use cedar::{Action, Question, uid};

@@ -20,7 +20,7 @@ use ring::hmac;
 use std::sync::Arc;
 
 use crate::{
-    dataset::{Dataset, Identifier},
+    dataset::{Dataset, Identifier, layout::stored_schema},
     error::{Error, Result},
     keys::Keys,
     validate::Checked,
@@ -66,7 +66,7 @@ impl Pseudonyms {
                 Some(identifier) => self.replace_column(identifier, column)?,
             });
         }
-        let schema = crate::store::stored_schema(&dataset);
+        let schema = stored_schema(&dataset);
         let rows = RecordBatch::try_new(schema, columns).map_err(Error::internal)?;
         Ok(Pseudonymised { dataset, source, rows, digests })
     }

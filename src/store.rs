@@ -35,10 +35,9 @@ use deltalake_core::{
 use tokio::sync::{Mutex, MutexGuard};
 
 use crate::{
-    dataset::{Dataset, DatasetName, Datasets, DivisionRule, FieldType, division::Divisions},
+    dataset::{Dataset, DatasetName, Datasets, DivisionRule, FieldType, division::Divisions, layout::stored_schema},
     error::{Error, Result},
     pseudonym::{Pseudonymised, WIDTH},
-    validate::arrow_type,
 };
 
 /// The agency whose caller pushed a row.
@@ -49,15 +48,6 @@ pub const BATCH: &str = "__batch";
 pub const ARRIVAL: &str = "__arrival";
 /// The keyed digest of the row as it came in.
 pub const DIGEST: &str = "__digest";
-
-/// The Arrow schema of the stored fields of a dataset: identifiers as 16-byte binaries, free text absent.
-pub fn stored_schema(dataset: &Dataset) -> SchemaRef {
-    let fields = dataset.stored_fields().map(|field| {
-        let kind = if field.identifier.is_some() { DataType::Binary } else { arrow_type(field.kind) };
-        ArrowField::new(&field.name, kind, true)
-    });
-    Arc::new(Schema::new(fields.collect::<Vec<_>>()))
-}
 
 fn table_schema(dataset: &Dataset) -> SchemaRef {
     let mut fields: Vec<_> = stored_schema(dataset).fields().to_vec();

@@ -7,25 +7,22 @@
 pub mod canonical;
 mod column;
 mod file;
-mod receipt;
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use arrow::{
     array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch},
     compute::{concat_batches, filter_record_batch},
-    datatypes::{DataType, Field as ArrowField, Schema, SchemaRef, TimeUnit},
+    datatypes::{DataType, Field as ArrowField, Schema, SchemaRef},
 };
 use bytes::Bytes;
 use ring::hmac;
 
 pub use file::{Format, Limits};
-pub use receipt::{Receipt, RejectedRow, Status};
 
 use crate::{
-    dataset::{Dataset, FieldClass, FieldType, division::Divisions},
+    dataset::{Dataset, FieldClass, division::Divisions, layout::arrow_type, receipt::RejectedRow, scope::Scope},
     error::{Error, Result},
-    policy::Scope,
     pseudonym::WIDTH,
 };
 
@@ -164,22 +161,6 @@ pub fn check(upload: Upload, context: &Context<'_>) -> Result<(Checked, Findings
 fn canonical_schema(dataset: &Dataset) -> SchemaRef {
     let fields = dataset.stored_fields().map(|field| ArrowField::new(&field.name, arrow_type(field.kind), true));
     Arc::new(Schema::new(fields.collect::<Vec<_>>()))
-}
-
-/// The Arrow type in which values of a field type are kept.
-pub fn arrow_type(kind: FieldType) -> DataType {
-    match kind {
-        FieldType::Text => DataType::Utf8,
-        FieldType::Boolean => DataType::Boolean,
-        // Delta has no 8-bit integer that every reader knows; 16 bits hold it.
-        FieldType::Integer(8 | 16) => DataType::Int16,
-        FieldType::Integer(32) => DataType::Int32,
-        FieldType::Integer(_) => DataType::Int64,
-        FieldType::Decimal(precision, scale) => DataType::Decimal128(precision, scale),
-        FieldType::Double => DataType::Float64,
-        FieldType::Date => DataType::Date32,
-        FieldType::Timestamp => DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
-    }
 }
 
 /// A sender that says which version it follows must follow one this contract can read: the same major

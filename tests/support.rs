@@ -244,7 +244,7 @@ pub fn batch_of(dataset: &str, text: &[u8]) -> RecordBatch {
         .fields
         .iter()
         .map(|field| {
-            let kind = match gridhub::validate::arrow_type(field.kind) {
+            let kind = match gridhub::dataset::layout::arrow_type(field.kind) {
                 DataType::Timestamp(..) => DataType::Timestamp(TimeUnit::Millisecond, Some("Asia/Shanghai".into())),
                 other => other,
             };

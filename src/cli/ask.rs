@@ -1,12 +1,11 @@
 //! `gridhub query`, `explain` and `datasets`.
 
-use std::{io::Cursor, path::PathBuf};
+use std::path::PathBuf;
 
-use arrow::{ipc::reader::StreamReader, util::pretty::pretty_format_batches};
 use clap::{Args, ValueEnum};
 use serde_json::Value;
 
-use super::{Hub, print};
+use super::{Hub, print, words::table};
 use crate::error::{Error, Result};
 
 /// How an answer is printed.
@@ -68,28 +67,6 @@ impl Query {
             _ => print(&body),
         }
     }
-}
-
-/// An Arrow answer as a table with the facts below.
-pub fn table(body: &[u8]) -> Result<String> {
-    let reader = StreamReader::try_new(Cursor::new(body), None).map_err(Error::internal)?;
-    let facts = reader.schema().metadata().clone();
-    let schema = reader.schema();
-    let mut batches = reader.collect::<Result<Vec<_>, _>>().map_err(Error::internal)?;
-    let rows: usize = batches.iter().map(arrow::array::RecordBatch::num_rows).sum();
-    if batches.is_empty() {
-        batches.push(arrow::array::RecordBatch::new_empty(schema));
-    }
-    let mut text = pretty_format_batches(&batches).map_err(Error::internal)?.to_string();
-    let fact = |name: &str| facts.get(&format!("gridhub.{name}")).cloned().unwrap_or_default();
-    let protection: Value = serde_json::from_str(&fact("protection")).unwrap_or_default();
-    let mode = protection["mode"].as_str().unwrap_or_default();
-    text.push_str(&format!("\n{rows} rows, {mode}, log entry {}\n", fact("log_index")));
-    let notices: Vec<String> = serde_json::from_str(&fact("notices")).unwrap_or_default();
-    for notice in notices {
-        text.push_str(&format!("note: {notice}\n"));
-    }
-    Ok(text)
 }
 
 /// Say what a query would be answered with.

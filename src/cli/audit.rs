@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::{Hub, print};
+use super::{Hub, print, words};
 use crate::{
     audit::{
         Entry, Event,
@@ -113,7 +113,7 @@ impl Audit {
         match self {
             Self::List { from, count, source } => {
                 for entry in source.entries(from, count).await? {
-                    print(format!("{}\n", in_words(&entry)).as_bytes())?;
+                    print(format!("{}\n", words::entry(&entry)).as_bytes())?;
                 }
                 Ok(())
             }
@@ -179,34 +179,4 @@ fn as_json(entry: &Entry) -> Result<String> {
         members.insert("index".into(), entry.index.into());
     }
     Ok(value.to_string())
-}
-
-/// An entry in one line.
-pub fn in_words(entry: &Entry) -> String {
-    let what = match &entry.event {
-        Event::HubStart { policy, .. } => format!("hub.start      policy {policy}"),
-        Event::QueryBegin { caller, agency, purpose, channel, query_id, .. } => {
-            format!("query.begin    {caller} of {agency} for {purpose} by {channel}, {query_id}")
-        }
-        Event::QueryEnd { outcome, rule, protection, rows, tables, begin, .. } => {
-            let rule = rule.as_ref().map(|rule| format!(" by {rule}")).unwrap_or_default();
-            let tables: Vec<_> = tables.keys().map(String::as_str).collect();
-            format!(
-                "query.end      of {begin}: {outcome}{rule} {} {rows} rows {}",
-                protection.as_deref().unwrap_or(""),
-                tables.join(", ")
-            )
-        }
-        Event::UploadBegin { dataset, caller, batch_id, .. } => {
-            format!("upload.begin   {caller} to {dataset}, {batch_id}")
-        }
-        Event::UploadEnd { dataset, caller, outcome, received, accepted, rejected, duplicate, .. } => format!(
-            "upload.end     {caller} to {dataset}: {outcome}, {received} received, {accepted} accepted, {rejected} \
-             rejected, {duplicate} duplicate"
-        ),
-        Event::TokenCreate { caller, token_id, .. } => format!("token.create   {token_id} for {caller}"),
-        Event::TokenRevoke { token_id } => format!("token.revoke   {token_id}"),
-        Event::LogRead { caller, from, count } => format!("log.read       {caller} from {from}, at most {count}"),
-    };
-    format!("{:>6} {} {what}", entry.index, entry.at.format("%F %T"))
 }

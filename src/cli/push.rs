@@ -7,10 +7,11 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use uuid::Uuid;
 
-use super::Hub;
+use super::{Hub, words};
 use crate::{
+    dataset::receipt::Receipt,
     error::{Error, Result},
-    validate::{Format, Receipt},
+    validate::Format,
 };
 
 /// Push files of rows to a dataset.
@@ -61,12 +62,12 @@ impl Push {
             bar.finish_and_clear();
             match pushed {
                 Ok(receipt) => {
-                    eprintln!("{name}: {}", in_words(&receipt));
+                    eprintln!("{name}: {}", words::receipt(&receipt));
                     print_receipt(&receipt)?;
                 }
                 Err(Error::ContractViolation { why, receipt }) => {
                     if let Some(receipt) = &receipt {
-                        eprintln!("{name}: {}", in_words(receipt));
+                        eprintln!("{name}: {}", words::receipt(receipt));
                         print_receipt(receipt)?;
                     }
                     return Err(Error::ContractViolation { why, receipt });
@@ -89,22 +90,6 @@ pub fn progress(name: &str, bytes: u64) -> ProgressBar {
     }
     bar.set_message(name.to_owned());
     bar
-}
-
-/// A receipt in one line.
-pub fn in_words(receipt: &Receipt) -> String {
-    let mut words = format!(
-        "{}, {} of {} rows stored, {} rejected, {} duplicates",
-        receipt.status.word(),
-        receipt.rows_accepted,
-        receipt.rows_received,
-        receipt.rows_rejected,
-        receipt.rows_duplicate
-    );
-    for (what, count) in receipt.rejections.iter().chain(&receipt.warnings) {
-        words.push_str(&format!(", {what} {count}"));
-    }
-    words
 }
 
 fn print_receipt(receipt: &Receipt) -> Result<()> {

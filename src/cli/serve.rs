@@ -7,6 +7,7 @@ use metrics_exporter_prometheus::PrometheusBuilder;
 use serde::Serialize;
 use tokio::net::TcpListener;
 
+use super::words;
 use crate::{
     config::Settings,
     error::{Error, Result},
@@ -77,7 +78,7 @@ impl Serve {
             body_limit: settings.upload_mb << 20,
         };
         log_in_the_background(Arc::clone(&hub));
-        http::serve(listener, http::router(hub, options), interrupted()).await
+        http::serve(listener, http::router(hub, options), words::interrupted()).await
     }
 }
 
@@ -111,19 +112,4 @@ fn log_in_the_background(hub: Arc<Hub>) {
             }
         }
     });
-}
-
-/// Resolves when the process is asked to stop.
-pub async fn interrupted() {
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).ok();
-    let terminated = async {
-        match &mut terminate {
-            Some(signal) => drop(signal.recv().await),
-            None => std::future::pending().await,
-        }
-    };
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        () = terminated => {}
-    }
 }

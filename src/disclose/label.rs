@@ -310,10 +310,10 @@ impl Pass {
             }
             Expr::OuterReferenceColumn(_, column) => return self.outer_label(column),
             Expr::ScalarFunction(call) if !functions::allows_scalar(call.func.name()) => {
-                return Err(unknown_function(call.func.name()));
+                return Err(functions::refusal(call.func.name()));
             }
             Expr::AggregateFunction(call) if !functions::allows_aggregate(call.func.name()) => {
-                return Err(unknown_function(call.func.name()));
+                return Err(functions::refusal(call.func.name()));
             }
             Expr::WindowFunction(call) => {
                 let listed = match &call.fun {
@@ -321,7 +321,7 @@ impl Pass {
                     WindowFunctionDefinition::WindowUDF(f) => functions::allows_window(f.name()),
                 };
                 if !listed {
-                    return Err(unknown_function(call.fun.name()));
+                    return Err(functions::refusal(call.fun.name()));
                 }
             }
             Expr::Exists(Exists { subquery, .. }) => {
@@ -540,15 +540,5 @@ fn rows_only_counted() -> Error {
         "sealed-rows",
         "rows of this dataset may only be counted for this purpose, not seen, joined or sorted",
         "SELECT a coarse column, count(*) FROM the dataset GROUP BY that column",
-    )
-}
-
-/// The refusal of a function, the same whether it exists elsewhere or not.
-pub fn unknown_function(name: &str) -> Error {
-    let name: String = name.chars().filter(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | ' ')).take(40).collect();
-    Error::refused(
-        "function-not-listed",
-        format!("`{name}` is not among the functions of this hub"),
-        "use the common text, date, number, aggregate and window functions; README lists them",
     )
 }

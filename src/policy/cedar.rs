@@ -15,9 +15,9 @@ use cedar_policy::{
 use chrono::{DateTime, Utc};
 use ring::digest::{Context as Digest, SHA256};
 
-use super::{Caller, Scope, residual};
+use super::{Caller, residual};
 use crate::{
-    dataset::{Dataset, Datasets, division, is_sql_name},
+    dataset::{Dataset, Datasets, division, is_sql_name, scope::Scope},
     error::{Error, Result},
 };
 

@@ -6,7 +6,7 @@
 
 use cedar_policy::pst::{BinaryOp, Expr, Literal, UnaryOp, Var};
 
-use super::Scope;
+use crate::dataset::scope::Scope;
 
 /// The rows for which the expression is true.
 ///

@@ -12,6 +12,8 @@ use datafusion::{
     logical_expr::{AggregateUDF, ScalarUDF, WindowUDF},
 };
 
+use crate::error::Error;
+
 /// Whether a function can fail on a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Class {
@@ -173,6 +175,16 @@ pub fn aggregate() -> Vec<Arc<AggregateUDF>> {
 /// The engine's window functions that are listed.
 pub fn window() -> Vec<Arc<WindowUDF>> {
     SessionStateDefaults::default_window_functions().into_iter().filter(|f| listed(WINDOW, f.name())).collect()
+}
+
+/// The refusal of a function, the same whether it exists elsewhere or not.
+pub fn refusal(name: &str) -> Error {
+    let name: String = name.chars().filter(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | ' ')).take(40).collect();
+    Error::refused(
+        "function-not-listed",
+        format!("`{name}` is not among the functions of this hub"),
+        "use the common text, date, number, aggregate and window functions; README lists them",
+    )
 }
 
 #[cfg(test)]

@@ -89,10 +89,10 @@ fn plan_text(text: &str) -> Error {
     if let Some(rest) = text.strip_prefix("Invalid function '")
         && let Some((name, _)) = rest.split_once('\'')
     {
-        return crate::disclose::unknown_function(name);
+        return super::functions::refusal(name);
     }
     if text.starts_with("table function") {
-        return crate::disclose::unknown_function("a table function");
+        return super::functions::refusal("a table function");
     }
     if text.contains("No value found for placeholder") {
         return Error::SqlSyntax("the statement has more placeholders than `params` has values".into());

@@ -31,11 +31,10 @@ use datafusion::{
 
 use super::barrier::BarrierExec;
 use crate::{
-    dataset::{ChangeMode, Dataset, FieldType, Generalise},
-    policy::{DatasetView, Exposure, Rows, Scope},
+    dataset::{ChangeMode, Dataset, FieldType, Generalise, layout::arrow_type, scope::Scope},
+    policy::{DatasetView, Exposure, Rows},
     pseudonym::{TokenKey, WIDTH},
     store::{ARRIVAL, DIGEST, SOURCE},
-    validate::arrow_type,
 };
 
 /// The column in which protected aggregates find the subject of a row. Never in a caller's schema.

@@ -8,11 +8,12 @@ use arrow::{
     datatypes::{DataType, Decimal128Type, Float64Type, TimeUnit},
 };
 
-use super::{Reason, arrow_type, canonical};
+use super::{Reason, canonical};
 use crate::{
     dataset::{
         DivisionRule, Field, FieldClass, FieldType, IdentifierKind,
         division::{self, Divisions},
+        layout::arrow_type,
     },
     error::{Error, Result},
 };

@@ -16,7 +16,10 @@ use parquet::arrow::{
 };
 
 use crate::{
-    dataset::{Dataset, FieldType},
+    dataset::{
+        Dataset, FieldType,
+        layout::{arrow_type, type_word},
+    },
     error::{Error, Result},
 };
 
@@ -256,7 +259,7 @@ fn check_columns(dataset: &Dataset, schema: &Schema, text_only: bool) -> Result<
                         "column `{}` holds {}, the contract says {}",
                         field.name,
                         plain_type(column.data_type()),
-                        crate::dataset::type_word(&super::arrow_type(field.kind)),
+                        type_word(&arrow_type(field.kind)),
                     ));
                 }
                 order.push(at);
@@ -302,7 +305,7 @@ fn plain_type(kind: &DataType) -> String {
         DataType::Binary | DataType::LargeBinary | DataType::BinaryView => "bytes".into(),
         DataType::Dictionary(_, value) => plain_type(value),
         other if other.is_nested() => "nested values".into(),
-        other => crate::dataset::type_word(other),
+        other => type_word(other),
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use crate::dataset::division;
+use super::division;
 
 /// A predicate over rows.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -2,11 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
-use ring::signature::Ed25519KeyPair;
 use serde::{Deserialize, Serialize};
-
-use crate::error::{Error, Result};
 
 /// What became of an upload. Holds row numbers and reasons, and no value of any row.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,17 +70,4 @@ pub struct RejectedRow {
     pub field: String,
     /// Why.
     pub reason: String,
-}
-
-impl Receipt {
-    /// The receipt with its signature.
-    ///
-    /// # Errors
-    /// Only a fault of the hub.
-    pub fn signed(mut self, signer: &Ed25519KeyPair) -> Result<Self> {
-        self.signature = String::new();
-        let text = serde_json::to_vec(&self).map_err(Error::internal)?;
-        self.signature = BASE64.encode(signer.sign(&text).as_ref());
-        Ok(self)
-    }
 }
