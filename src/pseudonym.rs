@@ -20,14 +20,14 @@ use ring::hmac;
 use std::sync::Arc;
 
 use crate::{
-    dataset::{Dataset, Identifier, layout::stored_schema},
+    dataset::{
+        Dataset, Identifier,
+        layout::{WIDTH, stored_schema},
+    },
     error::{Error, Result},
     keys::Keys,
     validate::Checked,
 };
-
-/// How many bytes a pseudonym has.
-pub const WIDTH: usize = 16;
 
 /// Makes pseudonyms and tokens. Holds keys, and therefore has no printed form.
 pub struct Pseudonyms {

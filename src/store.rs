@@ -35,9 +35,13 @@ use deltalake_core::{
 use tokio::sync::{Mutex, MutexGuard};
 
 use crate::{
-    dataset::{Dataset, DatasetName, Datasets, DivisionRule, FieldType, division::Divisions, layout::stored_schema},
+    dataset::{
+        Dataset, DatasetName, Datasets, DivisionRule, FieldType,
+        division::Divisions,
+        layout::{WIDTH, stored_schema},
+    },
     error::{Error, Result},
-    pseudonym::{Pseudonymised, WIDTH},
+    pseudonym::Pseudonymised,
 };
 
 /// The agency whose caller pushed a row.

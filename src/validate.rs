@@ -21,9 +21,14 @@ use ring::hmac;
 pub use file::{Format, Limits};
 
 use crate::{
-    dataset::{Dataset, FieldClass, division::Divisions, layout::arrow_type, receipt::RejectedRow, scope::Scope},
+    dataset::{
+        Dataset, FieldClass,
+        division::Divisions,
+        layout::{WIDTH, arrow_type},
+        receipt::RejectedRow,
+        scope::Scope,
+    },
     error::{Error, Result},
-    pseudonym::WIDTH,
 };
 
 /// A file as it came in.

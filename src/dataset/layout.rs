@@ -6,6 +6,9 @@ use arrow::datatypes::{DataType, Field as ArrowField, Schema, SchemaRef, TimeUni
 
 use super::{Dataset, FieldType};
 
+/// How many bytes a pseudonym or a keyed digest of a row has.
+pub const WIDTH: usize = 16;
+
 /// The Arrow type in which values of a field type are kept.
 pub fn arrow_type(kind: FieldType) -> DataType {
     match kind {

@@ -31,9 +31,13 @@ use datafusion::{
 
 use super::barrier::BarrierExec;
 use crate::{
-    dataset::{ChangeMode, Dataset, FieldType, Generalise, layout::arrow_type, scope::Scope},
+    dataset::{
+        ChangeMode, Dataset, FieldType, Generalise,
+        layout::{WIDTH, arrow_type},
+        scope::Scope,
+    },
     policy::{DatasetView, Exposure, Rows},
-    pseudonym::{TokenKey, WIDTH},
+    pseudonym::TokenKey,
     store::{ARRIVAL, DIGEST, SOURCE},
 };
 
