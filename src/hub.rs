@@ -18,6 +18,7 @@ use ring::{
     hmac,
 };
 use serde::Serialize;
+use tokio::sync::{Mutex, Semaphore};
 use uuid::Uuid;
 
 use crate::{
@@ -91,6 +92,10 @@ pub struct Hub {
     keys: Arc<Keys>,
     clock: Clock,
     upload_limits: validate::Limits,
+    /// Held while events of the command line are logged.
+    queue: Mutex<()>,
+    /// How many files are decoded at once: each may take as much memory as the limits allow.
+    decoding: Semaphore,
     _lock: File,
 }
 
@@ -224,9 +229,20 @@ impl Hub {
                 return Err(Error::setup(&data, None, "was written under other keys; name their folder with --keys"));
             }
         }
-        let log = Log::open(&data.join("log"), Arc::clone(&keys), Arc::clone(&clock))?;
+        let used_before = |what: &str| Ok::<_, Error>(metadata.fact(what)?.is_some());
+        let log = Log::open(&data.join("log"), Arc::clone(&keys), Arc::clone(&clock), used_before("log")?)?;
+        metadata.remember("log", b"made")?;
         let runtime = query::runtime(&data.join("spill"), &query_limits)?;
+        for name in datasets.keys() {
+            let table = data.join("tables").join(name.to_string()).join("_delta_log");
+            if used_before(&format!("table {name}"))? && !table.exists() {
+                return Err(Error::setup(&table, None, "the table was there and is gone; restore it from a backup"));
+            }
+        }
         let store = Store::open(&data.join("tables"), &datasets, Arc::clone(&runtime)).await?;
+        for name in datasets.keys() {
+            metadata.remember(&format!("table {name}"), b"made")?;
+        }
         let pseudonyms = Arc::new(Pseudonyms::new(Arc::clone(&keys)));
         let engine = Engine::new(runtime, Arc::clone(&pseudonyms), query_limits);
         let hub = Self {
@@ -240,15 +256,14 @@ impl Hub {
             keys,
             clock,
             upload_limits,
+            queue: Mutex::default(),
+            decoding: Semaphore::new(2),
             _lock: lock,
         };
-        for batch in hub.metadata.unsettled_batches()? {
-            let name = DatasetName::parse(&batch.dataset).filter(|name| hub.datasets.contains_key(name));
-            let name = name.ok_or_else(|| {
-                let why = format!("a batch of `{}` waits to be settled; put its contract back", batch.dataset);
-                Error::setup(&schemas, None, why)
-            })?;
-            hub.settle(&hub.store.writer(&name).await?, batch).await?;
+        for name in hub.datasets.keys() {
+            for batch in hub.metadata.unsettled_batches(&name.to_string())? {
+                hub.settle(&mut hub.store.writer(name).await?, batch).await?;
+            }
         }
         hub.log
             .append(Event::HubStart {
@@ -290,8 +305,11 @@ impl Hub {
         let pseudonymised = self.pseudonyms.replace(checked)?;
 
         let mut writer = self.store.writer(&dataset.name).await?;
-        // The same batch may have been on its way twice, or have lost its log entry half way.
-        self.settle_leftover(&writer, credential, &push).await?;
+        // INVARIANT: no batch is committed to a table while the fate of an earlier one is open.
+        for batch in self.metadata.unsettled_batches(&push.dataset)? {
+            self.settle(&mut writer, batch).await?;
+        }
+        // The same batch may have been on its way twice.
         if let Some(known) = self.known_batch(credential, &push, &digest)? {
             return known;
         }
@@ -313,7 +331,8 @@ impl Hub {
                 receipted(receipt, false)
             }
             Err(error) => {
-                self.abandon_batch(&batch, &receipt, &error).await?;
+                // Only what followed the commit may have failed; the next try gets its receipt then.
+                self.settle(&mut writer, batch).await?;
                 Err(error)
             }
         }
@@ -455,7 +474,7 @@ impl Hub {
 
     /// Whether the hub can answer: its log takes entries.
     pub fn is_ready(&self) -> bool {
-        self.log.size() > 0
+        self.log.is_writable()
     }
 
     /// Writes what the command line left to be logged.
@@ -463,6 +482,8 @@ impl Hub {
     /// # Errors
     /// [`Error::LogUnavailable`].
     pub async fn log_what_waits(&self) -> Result<()> {
+        // One at a time, or two askers would log the same event.
+        let _queue = self.queue.lock().await;
         for (id, event) in self.metadata.unlogged()? {
             self.log.append(event).await?;
             self.metadata.logged(id)?;
@@ -512,6 +533,7 @@ impl Hub {
         let divisions = self.store.divisions();
         let digest_key = self.keys.mac("gridhub/v1/rows");
         let limits = self.upload_limits;
+        let _turn = self.decoding.acquire().await.map_err(Error::internal)?;
         tokio::task::spawn_blocking(move || {
             let context = validate::Context { divisions: &divisions, scope: &scope, digest_key: &digest_key, limits };
             validate::check(upload, &context)
@@ -562,32 +584,22 @@ impl Hub {
         Ok(receipt)
     }
 
-    async fn abandon_batch(&self, batch: &BatchRecord, receipt: &Receipt, why: &Error) -> Result<()> {
+    async fn abandon_batch(&self, batch: &BatchRecord, receipt: &Receipt) -> Result<()> {
         let nothing = Receipt { rows_accepted: 0, ..receipt.clone() };
-        self.log.append(upload_end(batch, &nothing, why.slug(), None)).await?;
+        self.log.append(upload_end(batch, &nothing, "abandoned", None)).await?;
         self.metadata.drop_batch(batch.sequence)
     }
 
     /// Ends a batch that a crash left between its intent and its outcome.
-    async fn settle(&self, writer: &Writer<'_>, batch: BatchRecord) -> Result<()> {
+    async fn settle(&self, writer: &mut Writer<'_>, batch: BatchRecord) -> Result<()> {
         let receipt: Receipt = serde_json::from_str(&batch.receipt).map_err(Error::internal)?;
         let committed = match receipt.rows_accepted {
             0 => None,
-            _ => writer.find(&batch.agency, batch.sequence).await,
+            _ => writer.find(batch.sequence).await?,
         };
         match committed {
             Some(version) => self.end_batch(&batch, receipt, Some(version)).await.map(drop),
-            None => self.abandon_batch(&batch, &receipt, &Error::Internal("the hub stopped".into())).await,
-        }
-    }
-
-    /// Settles what an earlier try of the same batch left open. The caller holds the table's writer, so
-    /// nobody else is at it.
-    async fn settle_leftover(&self, writer: &Writer<'_>, credential: &Credential, push: &Push) -> Result<()> {
-        let agency = &credential.caller.agency;
-        match self.metadata.batch(agency, &push.dataset, &push.batch_id.to_string())? {
-            Some(batch) if !batch.done => self.settle(writer, batch).await,
-            _ => Ok(()),
+            None => self.abandon_batch(&batch, &receipt).await,
         }
     }
 

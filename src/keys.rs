@@ -40,16 +40,6 @@ impl Keys {
     /// [`Error::Setup`] where the folder lies inside `data`, a key can be read by others or has the wrong
     /// size, or where the data folder was used before and its keys are missing.
     pub fn open(folder: &Path, data: &Path, used_before: bool) -> Result<Self> {
-        let absolute = |path: &Path| path.canonicalize().or_else(|_| std::path::absolute(path));
-        if let (Ok(keys), Ok(data)) = (absolute(folder), absolute(data))
-            && keys.starts_with(&data)
-        {
-            return Err(Error::setup(
-                folder,
-                None,
-                "the keys must not lie inside the data folder: a copy of the data would carry them along",
-            ));
-        }
         let root_file = folder.join("root.key");
         let signing_file = folder.join("log-signing.key");
         if used_before && !(root_file.exists() && signing_file.exists()) {
@@ -65,6 +55,18 @@ impl Keys {
             .mode(0o700)
             .create(folder)
             .map_err(|e| Error::setup(folder, None, format!("cannot make the folder for keys: {e}")))?;
+        // Both exist now, so links and `..` are resolved.
+        let place = |path: &Path| {
+            path.canonicalize().map_err(|e| Error::setup(path, None, format!("cannot find its true place: {e}")))
+        };
+        if place(folder)?.starts_with(place(data)?) {
+            let _ = fs::remove_dir(folder);
+            return Err(Error::setup(
+                folder,
+                None,
+                "the keys must not lie inside the data folder: a copy of the data would carry them along",
+            ));
+        }
         let root = read_or_make(&root_file)?;
         let seed = read_or_make(&signing_file)?;
         let signer = Ed25519KeyPair::from_seed_unchecked(seed.uncover())

@@ -161,6 +161,7 @@ mod tests {
     use crate::dataset::IdentifierKind;
 
     fn pseudonyms(folder: &tempfile::TempDir) -> Pseudonyms {
+        std::fs::create_dir(folder.path().join("data")).expect("data");
         let keys = Keys::open(&folder.path().join("keys"), &folder.path().join("data"), false);
         Pseudonyms::new(Arc::new(keys.expect("keys")))
     }

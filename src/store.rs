@@ -17,7 +17,7 @@ use std::{
 use arrow::{
     array::{ArrayRef, AsArray, BinaryArray, BooleanArray, Int64Array, RecordBatch, StringArray},
     compute::{SortColumn, cast, filter_record_batch, lexsort_to_indices, take_record_batch},
-    datatypes::{DataType, Field as ArrowField, Schema, SchemaRef},
+    datatypes::{DataType, Field as ArrowField, Int64Type, Schema, SchemaRef},
 };
 use datafusion::{
     catalog::{Session, TableProvider},
@@ -266,25 +266,42 @@ impl Writer<'_> {
             }
         };
         let version = table.version().and_then(|v| i64::try_from(v).ok()).unwrap_or_default();
-        // INVARIANT: success is reported only when the commit would survive a power cut.
-        make_durable(&self.table.folder, version).map_err(|e| io_error(&e))?;
         *self.table.current.write().unwrap_or_else(PoisonError::into_inner) = table;
         if let Some(known) = &mut self.writing.digests {
             known.extend(digests);
         }
+        // INVARIANT: success is reported only when the commit would survive a power cut.
+        make_durable(&self.table.folder, version).map_err(|e| io_error(&e))?;
         if self.table.dataset.fields.iter().any(|field| field.division == Some(DivisionRule::Defines)) {
             self.store.refresh_divisions().await?;
         }
         Ok(version)
     }
 
-    /// The version that holds the batch of `source` under `sequence`, if it was committed.
-    pub async fn find(&self, source: &str, sequence: i64) -> Option<i64> {
-        let table = self.table.current();
-        if !committed(&table, &application_of(source), sequence).await {
-            return None;
+    /// A version that holds the batch committed under `sequence`, if there is one; made durable before it
+    /// is told. Looks for the rows themselves, since later batches of the source may have been committed.
+    ///
+    /// # Errors
+    /// A fault of the disk.
+    pub async fn find(&mut self, sequence: i64) -> Result<Option<i64>> {
+        // The commit may have landed after the hub stopped looking.
+        let mut table = self.table.current();
+        table.update_state().await.map_err(Error::internal)?;
+        *self.table.current.write().unwrap_or_else(PoisonError::into_inner) = table.clone();
+        self.writing.digests = None;
+        let mut found = false;
+        for batch in self.store.read(&table, ARRIVAL).await? {
+            let arrivals = batch.column(0).as_primitive_opt::<Int64Type>();
+            found |= arrivals.is_some_and(|arrivals| arrivals.values().contains(&sequence));
         }
-        table.version().and_then(|version| i64::try_from(version).ok())
+        if !found {
+            return Ok(None);
+        }
+        let version = table.version().and_then(|version| i64::try_from(version).ok()).unwrap_or_default();
+        for version in 0..=version {
+            make_durable(&self.table.folder, version).map_err(|e| io_error(&e))?;
+        }
+        Ok(Some(version))
     }
 
     async fn read_digests(&self) -> Result<HashSet<[u8; WIDTH]>> {

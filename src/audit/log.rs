@@ -49,11 +49,12 @@ struct Shared {
     state: Mutex<State>,
 }
 
-#[derive(Default)]
 struct State {
     offsets: Vec<u64>,
     leaves: Vec<Hash>,
     checkpoint: String,
+    /// Whether the last attempt to write succeeded.
+    writable: bool,
 }
 
 struct Writer {
@@ -73,7 +74,7 @@ impl Log {
     ///
     /// # Errors
     /// [`Error::Setup`] where the files cannot be used, or where entries differ from what was signed.
-    pub fn open(folder: &Path, keys: Arc<Keys>, clock: Clock) -> Result<Self> {
+    pub fn open(folder: &Path, keys: Arc<Keys>, clock: Clock, used_before: bool) -> Result<Self> {
         let fault = |why: String| Error::setup(folder, None, why);
         fs::DirBuilder::new()
             .recursive(true)
@@ -81,20 +82,27 @@ impl Log {
             .create(folder)
             .map_err(|e| fault(format!("cannot make the log's folder: {e}")))?;
         let path = folder.join("entries");
+        if used_before && !(path.exists() && folder.join("checkpoint").exists()) {
+            return Err(fault("was there and is gone, whole or in part; restore entries and checkpoint from a backup".into()));
+        }
         let file = OpenOptions::new()
             .create(true)
             .read(true)
             .append(true)
             .open(&path)
             .map_err(|e| fault(format!("cannot open the log: {e}")))?;
-        let read = read_entries(&path).map_err(|e| fault(format!("cannot read the log: {e}")))?;
+        let mut read = read_entries(&path).map_err(|e| fault(format!("cannot read the log: {e}")))?;
         let verifier = checkpoint::verifier(keys.signer());
-        let note = fs::read_to_string(folder.join("checkpoint")).unwrap_or_default();
-        if !note.is_empty() {
-            check_head(&note, &verifier, &read).map_err(fault)?;
-        } else if !read.entries.is_empty() {
-            return Err(fault("has entries and no checkpoint; restore both from the same backup".into()));
+        if read.entries.is_empty() && !folder.join("checkpoint").exists() {
+            // Before the first entry, so that there is never an entry without a head to hold it to.
+            let head = Head { size: 0, root: Tree::default().root() };
+            write_whole(folder, "checkpoint", &checkpoint::sign(head, keys.signer()))
+                .map_err(|e| fault(format!("cannot write the checkpoint: {e}")))?;
         }
+        let note = fs::read_to_string(folder.join("checkpoint"))
+            .map_err(|e| fault(format!("cannot read the checkpoint: {e}; restore it from the same backup as the entries")))?;
+        let head = check_head(&note, &verifier, &read).map_err(fault)?;
+        read.keep_readable_after(usize::try_from(head.size).unwrap_or(usize::MAX));
         file.set_len(read.length).map_err(|e| fault(format!("cannot drop a torn entry: {e}")))?;
         write_whole(folder, "verifier", &format!("{verifier}\n"))
             .map_err(|e| fault(format!("cannot write the verifier key: {e}")))?;
@@ -104,7 +112,7 @@ impl Log {
         leaves.iter().for_each(|leaf| tree.push(*leaf));
         let last = read.entries.last().and_then(|entry| serde_json::from_slice::<Entry>(entry).ok());
         let reader = File::open(&path).map_err(|e| fault(format!("cannot read the log: {e}")))?;
-        let state = State { offsets: read.offsets, leaves, checkpoint: note };
+        let state = State { offsets: read.offsets, leaves, checkpoint: note, writable: true };
         let shared = Arc::new(Shared { file: reader, state: Mutex::new(state) });
         let writer = Writer {
             folder: folder.to_owned(),
@@ -140,9 +148,9 @@ impl Log {
         self.shared.state().checkpoint.clone()
     }
 
-    /// How many entries there are.
-    pub fn size(&self) -> u64 {
-        self.shared.state().offsets.len() as u64
+    /// Whether the last entry could be written.
+    pub fn is_writable(&self) -> bool {
+        self.shared.state().writable
     }
 
     /// The leaf hashes `from..to`, for whoever recomputes the tree.
@@ -212,6 +220,7 @@ impl Writer {
         let written = self.file.write_all(&bytes).and_then(|()| self.file.sync_data());
         if let Err(error) = written {
             tracing::error!(%error, "the access log cannot be written");
+            self.shared.state().writable = false;
             // What was half written must not be found by the next start.
             let _ = self.file.set_len(self.length);
             for (_, _, reply) in placed {
@@ -236,6 +245,7 @@ impl Writer {
                 state.leaves.push(*leaf);
             }
             state.checkpoint = note;
+            state.writable = true;
         }
         for (index, (_, _, reply)) in (first..).zip(placed) {
             let _ = reply.send(Ok(index));
@@ -255,6 +265,19 @@ impl Writer {
             return Err(Error::TooLarge { what: "the log entry", limit: format!("{LONGEST} bytes") });
         }
         Ok(bytes)
+    }
+}
+
+impl Entries {
+    /// Drops everything from the first entry on that no head covers and nobody can read: a power cut
+    /// leaves such a tail.
+    fn keep_readable_after(&mut self, signed: usize) {
+        let readable = |entry: &Vec<u8>| serde_json::from_slice::<Entry>(entry).is_ok();
+        if let Some(bad) = (signed..self.entries.len()).find(|at| !readable(&self.entries[*at])) {
+            self.length = self.offsets[bad];
+            self.entries.truncate(bad);
+            self.offsets.truncate(bad);
+        }
     }
 }
 
@@ -312,8 +335,9 @@ pub struct Verified {
 /// # Errors
 /// A sentence that says what is wrong.
 pub fn verify(folder: &Path, verifier: Option<&str>) -> std::result::Result<Verified, String> {
-    let read = read_entries(&folder.join("entries")).map_err(|e| format!("cannot read the entries: {e}"))?;
+    // The head first: a running hub may write entries meanwhile, and the entries must not lag behind it.
     let note = fs::read_to_string(folder.join("checkpoint")).map_err(|e| format!("cannot read the checkpoint: {e}"))?;
+    let read = read_entries(&folder.join("entries")).map_err(|e| format!("cannot read the entries: {e}"))?;
     let verifier = match verifier {
         Some(key) => key.to_owned(),
         None => fs::read_to_string(folder.join("verifier"))
@@ -349,6 +373,9 @@ fn check_head(note: &str, verifier: &str, read: &Entries) -> std::result::Result
 
 fn write_whole(folder: &Path, name: &str, text: &str) -> std::io::Result<()> {
     let draft = folder.join(format!("{name}.new"));
-    fs::write(&draft, text)?;
+    let mut file = File::create(&draft)?;
+    file.write_all(text.as_bytes())?;
+    // A rename may reach the disk before what it renames.
+    file.sync_data()?;
     fs::rename(&draft, folder.join(name))
 }

@@ -27,6 +27,9 @@ use crate::{
     validate::Format,
 };
 
+/// How long running requests may take once the hub was asked to stop.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(10);
+
 /// What handlers share.
 #[derive(Clone)]
 struct Door {
@@ -137,21 +140,16 @@ async fn push(
         }
         _ => Error::violation("the body broke off; send it again under the same id"),
     })?;
-    let received = door
-        .hub
-        .upload(
-            &caller,
-            Push {
-                dataset,
-                batch_id,
-                format,
-                contract_version: text_header(&headers, "gridhub-contract-version"),
-                content_digest: content_digest(&headers)?,
-                bytes,
-                dry_run: options.dry_run,
-            },
-        )
-        .await?;
+    let push = Push {
+        dataset,
+        batch_id,
+        format,
+        contract_version: text_header(&headers, "gridhub-contract-version"),
+        content_digest: content_digest(&headers)?,
+        bytes,
+        dry_run: options.dry_run,
+    };
+    let received = to_its_end(async move { door.hub.upload(&caller, push).await }).await?;
     let status = if received.again || options.dry_run { StatusCode::OK } else { StatusCode::CREATED };
     Ok((status, Json(received.receipt)).into_response())
 }
@@ -211,7 +209,7 @@ async fn sql(
 ) -> Result<Response> {
     let format = AnswerFormat::from_accept(text_header(&headers, "accept").as_deref())?;
     let question = Asked::question(body)?;
-    let answered = door.hub.query(&caller, question).await?;
+    let answered = to_its_end(async move { door.hub.query(&caller, question).await }).await?;
     let body = answer::write(&answered, format)?;
     let mut response = Response::new(Body::from(body));
     let protection = serde_json::to_string(&answered.released.protection).map_err(Error::internal)?;
@@ -231,6 +229,12 @@ async fn sql(
     }
     put("cache-control", "no-store");
     Ok(response)
+}
+
+/// Runs a step of the hub to its end, also when the client goes away meanwhile: what was begun is
+/// settled and recorded.
+async fn to_its_end<T: Send + 'static>(step: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+    tokio::spawn(step).await.map_err(Error::internal)?
 }
 
 async fn explain(
@@ -413,8 +417,19 @@ pub async fn serve(
     router: Router,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> Result<()> {
-    axum::serve(listener, router.into_make_service_with_connect_info::<SocketAddr>())
-        .with_graceful_shutdown(stop)
-        .await
-        .map_err(|e| Error::Unreachable(format!("the HTTP door failed: {e}")))
+    let (stopping, stopped) = tokio::sync::oneshot::channel();
+    let server = axum::serve(listener, router.into_make_service_with_connect_info::<SocketAddr>())
+        .with_graceful_shutdown(async move {
+            stop.await;
+            let _ = stopping.send(());
+        });
+    // A client that never finishes its request does not keep the hub up.
+    let patience = async {
+        let _ = stopped.await;
+        tokio::time::sleep(PATIENCE).await;
+    };
+    tokio::select! {
+        ended = server.into_future() => ended.map_err(|e| Error::Unreachable(format!("the HTTP door failed: {e}"))),
+        () = patience => Ok(()),
+    }
 }

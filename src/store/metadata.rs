@@ -179,15 +179,15 @@ impl Metadata {
         self.connection().query_row(sql, [agency, dataset, batch_id], read_batch).optional().map_err(fault)
     }
 
-    /// Batches whose outcome is not settled, as a crash leaves them.
+    /// Batches of a dataset whose outcome is not settled, oldest first, as a crash leaves them.
     ///
     /// # Errors
     /// A fault of the database.
-    pub fn unsettled_batches(&self) -> Result<Vec<BatchRecord>> {
+    pub fn unsettled_batches(&self, dataset: &str) -> Result<Vec<BatchRecord>> {
         let connection = self.connection();
         let mut statement =
-            connection.prepare("SELECT * FROM batches WHERE done = 0 ORDER BY sequence").map_err(fault)?;
-        let batches = statement.query_map([], read_batch).map_err(fault)?.collect::<Result<_, _>>();
+            connection.prepare("SELECT * FROM batches WHERE dataset = ?1 AND done = 0 ORDER BY sequence").map_err(fault)?;
+        let batches = statement.query_map([dataset], read_batch).map_err(fault)?.collect::<Result<_, _>>();
         batches.map_err(fault)
     }
 

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use arrow::{
-    array::{Array, ArrayRef, AsArray, StringArray, StringBuilder},
+    array::{Array, ArrayRef, AsArray, Float64Array, StringArray, StringBuilder, new_null_array},
     compute::{CastOptions, cast, cast_with_options},
-    datatypes::{DataType, Decimal128Type, Float64Type, TimeUnit},
+    datatypes::{DataType, Date32Type, Float64Type, TimeUnit},
 };
 
 use super::{Reason, canonical};
@@ -149,6 +149,10 @@ fn check_identifier(field: &Field, kind: IdentifierKind, typed: &str) -> Text {
 fn check_typed(field: &Field, timezone: &str, input: &ArrayRef) -> Result<CheckedColumn> {
     let target = arrow_type(field.kind);
     let safe = CastOptions { safe: true, ..CastOptions::default() };
+    if *input.data_type() == DataType::Null {
+        let values = new_null_array(&target, input.len());
+        return Ok(CheckedColumn { values, faults: Vec::new(), warnings: Vec::new() });
+    }
     let input = without_empty_text(input)?;
     // Days and times without a zone are local ones.
     let steps: Vec<DataType> = match field.kind {
@@ -165,34 +169,50 @@ fn check_typed(field: &Field, timezone: &str, input: &ArrayRef) -> Result<Checke
         }
         values = cast_with_options(&values, step, &safe).map_err(Error::internal)?;
     }
+    let numbers = as_numbers(field, &input)?;
     let mut faults = Vec::new();
     for row in 0..input.len() {
         if values.is_null(row) && input.is_valid(row) {
-            let reason = if input.data_type().is_numeric() { Reason::OutOfRange } else { Reason::Type };
-            faults.push((row, reason));
+            // What is a number, and no value of this type, is too large for it.
+            let number = numbers.as_ref().is_some_and(|numbers| numbers.is_valid(row) && numbers.value(row).is_finite());
+            faults.push((row, if number { Reason::OutOfRange } else { Reason::Type }));
         }
     }
-    if let Some((smallest, largest)) = field.bounds {
-        let numbers = as_numbers(&values)?;
-        let numbers = numbers.as_primitive::<Float64Type>();
+    if let (Some((smallest, largest)), Some(numbers)) = (field.bounds, &numbers) {
         for row in 0..numbers.len() {
             let within = |number: f64| number >= smallest && number <= largest;
-            if numbers.is_valid(row) && !within(numbers.value(row)) {
+            // As sent, so that rounding to the field's scale brings nothing back into bounds.
+            if numbers.is_valid(row) && values.is_valid(row) && !within(numbers.value(row)) {
                 faults.push((row, Reason::OutOfRange));
             }
         }
     }
+    if matches!(field.kind, FieldType::Date | FieldType::Timestamp) {
+        let days = cast(&values, &DataType::Date32).map_err(Error::internal)?;
+        let days = days.as_primitive::<Date32Type>();
+        let strange = (0..days.len()).filter(|row| days.is_valid(*row) && !DAYS.contains(&days.value(*row)));
+        faults.extend(strange.map(|row| (row, Reason::OutOfRange)));
+    }
     Ok(CheckedColumn { values, faults, warnings: Vec::new() })
 }
 
-fn as_numbers(values: &ArrayRef) -> Result<ArrayRef> {
-    if let (Some(decimals), DataType::Decimal128(_, scale)) =
-        (values.as_primitive_opt::<Decimal128Type>(), values.data_type())
-    {
-        let unit = 10_f64.powi(i32::from(*scale));
-        return Ok(Arc::new(decimals.unary::<_, Float64Type>(|value| value as f64 / unit)));
+/// 1850 to 2200, in days since 1970: other years are mistyped, and far ones overflow in queries.
+const DAYS: std::ops::Range<i32> = -43_829..84_006;
+
+/// The values of a numeric field as they were sent.
+fn as_numbers(field: &Field, input: &ArrayRef) -> Result<Option<Float64Array>> {
+    let numeric = matches!(field.kind, FieldType::Integer(_) | FieldType::Decimal(..) | FieldType::Double);
+    if !numeric || !arrow::compute::can_cast_types(input.data_type(), &DataType::Float64) {
+        return Ok(None);
     }
-    cast(values, &DataType::Float64).map_err(Error::internal)
+    let safe = CastOptions { safe: true, ..CastOptions::default() };
+    let mut numbers = Arc::clone(input);
+    if *input.data_type() == DataType::Float32 {
+        // Through its shortest text: 37.3 is meant, not the float next to it.
+        numbers = cast_with_options(&numbers, &DataType::Utf8, &safe).map_err(Error::internal)?;
+    }
+    let numbers = cast_with_options(&numbers, &DataType::Float64, &safe).map_err(Error::internal)?;
+    Ok(numbers.as_primitive_opt::<Float64Type>().cloned())
 }
 
 /// Text columns come from CSV, where nothing at all stands for NULL.
