@@ -12,7 +12,10 @@ mod protect;
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use arrow::{array::RecordBatch, datatypes::SchemaRef};
+use arrow::{
+    array::RecordBatch,
+    datatypes::{DataType, SchemaRef},
+};
 use datafusion::{execution::SessionState, logical_expr::LogicalPlan};
 use serde::{Deserialize, Serialize};
 
@@ -149,7 +152,11 @@ pub fn guard(planned: Planned) -> Result<Guarded> {
         .map(|(field, label)| ColumnExposure {
             name: field.name().clone(),
             kind: type_word(field.data_type()),
-            exposure: label.word().into(),
+            exposure: match label {
+                // A number made of tokens, how many there are, is no token.
+                Label::Shown(Exposure::Token) if *field.data_type() != DataType::Utf8 => CLEAR.word().into(),
+                label => label.word().into(),
+            },
         })
         .collect();
     Ok(Guarded { state, columns, plan: labelled.plan, protected: labelled.protected })

@@ -87,7 +87,7 @@ pub struct Hub {
     metadata: Metadata,
     log: Log,
     store: Store,
-    engine: Engine,
+    engine: Arc<Engine>,
     pseudonyms: Arc<Pseudonyms>,
     keys: Arc<Keys>,
     clock: Clock,
@@ -244,7 +244,7 @@ impl Hub {
             metadata.remember(&format!("table {name}"), b"made")?;
         }
         let pseudonyms = Arc::new(Pseudonyms::new(Arc::clone(&keys)));
-        let engine = Engine::new(runtime, Arc::clone(&pseudonyms), query_limits);
+        let engine = Arc::new(Engine::new(runtime, Arc::clone(&pseudonyms), query_limits)?);
         let hub = Self {
             datasets,
             policy,
@@ -348,10 +348,14 @@ impl Hub {
         let outcome = async {
             let purpose = self.policy.purpose(&credential.caller, question.purpose.as_deref())?;
             let view = self.policy.view(&credential.caller, &purpose)?;
-            let planned = self.engine.plan(&view, &begun.tables, &question.sql, &question.params).await?;
-            let guarded = disclose::guard(planned)?;
-            let answer = self.engine.run(guarded).await?;
-            disclose::release(answer)
+            let (engine, tables) = (Arc::clone(&self.engine), begun.tables.clone());
+            let answering = async move {
+                let planned = engine.plan(&view, &tables, &question.sql, &question.params).await?;
+                let guarded = disclose::guard(planned)?;
+                let answer = engine.run(guarded).await?;
+                disclose::release(answer)
+            };
+            self.engine.work(answering).await
         }
         .await;
         let (snapshot, log_index) = self.end_question(&begun, &credential.caller.id, &outcome).await?;
@@ -375,10 +379,14 @@ impl Hub {
         let outcome = async {
             let purpose = self.policy.purpose(&credential.caller, question.purpose.as_deref())?;
             let view = self.policy.view(&credential.caller, &purpose)?;
-            let planned = self.engine.plan(&view, &begun.tables, &question.sql, &question.params).await?;
-            let guarded = disclose::guard(planned)?;
-            let (_, reads) = self.engine.prepare(&guarded)?;
-            Ok((guarded.columns().to_vec(), guarded.protection(), reads))
+            let (engine, tables) = (Arc::clone(&self.engine), begun.tables.clone());
+            let looking = async move {
+                let planned = engine.plan(&view, &tables, &question.sql, &question.params).await?;
+                let guarded = disclose::guard(planned)?;
+                let (_, reads) = engine.prepare(&guarded)?;
+                Ok((guarded.columns().to_vec(), guarded.protection(), reads))
+            };
+            self.engine.work(looking).await
         }
         .await;
         let nothing_read = outcome.as_ref().map(|_| ()).map_err(Error::clone);

@@ -7,6 +7,7 @@
 pub mod canonical;
 mod column;
 mod file;
+mod hostile;
 
 use std::{collections::BTreeMap, sync::Arc};
 

@@ -83,7 +83,9 @@ impl Log {
             .map_err(|e| fault(format!("cannot make the log's folder: {e}")))?;
         let path = folder.join("entries");
         if used_before && !(path.exists() && folder.join("checkpoint").exists()) {
-            return Err(fault("was there and is gone, whole or in part; restore entries and checkpoint from a backup".into()));
+            return Err(fault(
+                "was there and is gone, whole or in part; restore entries and checkpoint from a backup".into(),
+            ));
         }
         let file = OpenOptions::new()
             .create(true)
@@ -99,8 +101,9 @@ impl Log {
             write_whole(folder, "checkpoint", &checkpoint::sign(head, keys.signer()))
                 .map_err(|e| fault(format!("cannot write the checkpoint: {e}")))?;
         }
-        let note = fs::read_to_string(folder.join("checkpoint"))
-            .map_err(|e| fault(format!("cannot read the checkpoint: {e}; restore it from the same backup as the entries")))?;
+        let note = fs::read_to_string(folder.join("checkpoint")).map_err(|e| {
+            fault(format!("cannot read the checkpoint: {e}; restore it from the same backup as the entries"))
+        })?;
         let head = check_head(&note, &verifier, &read).map_err(fault)?;
         read.keep_readable_after(usize::try_from(head.size).unwrap_or(usize::MAX));
         file.set_len(read.length).map_err(|e| fault(format!("cannot drop a torn entry: {e}")))?;

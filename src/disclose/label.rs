@@ -12,8 +12,8 @@ use datafusion::{
         tree_node::{Transformed, TreeNode},
     },
     logical_expr::{
-        Aggregate, Distinct, Expr, LogicalPlan, RecursiveQuery, Subquery, WindowFunctionDefinition,
-        expr::{Exists, InSubquery, SetComparison},
+        Aggregate, Distinct, DistinctOn, Expr, LogicalPlan, RecursiveQuery, Subquery, WindowFunctionDefinition,
+        expr::{Exists, InSubquery},
     },
 };
 
@@ -157,12 +157,29 @@ impl Pass {
                     self.expression(&key.expr, &here)?;
                 }
                 let labels = self.expressions(&on.select_expr, &here)?;
-                self.rebuild(plan, input, labels)
+                let parts = on.on_expr.iter().chain(&on.select_expr);
+                for expr in parts.chain(on.sort_expr.iter().flatten().map(|key| &key.expr)) {
+                    if has_subquery(expr)? {
+                        return Err(refused("subquery", "a subquery in DISTINCT ON", "select it in a subquery below"));
+                    }
+                }
+                // The engine cannot put new inputs into this node, so it is made anew.
+                let distinct = DistinctOn::try_new(
+                    on.on_expr.clone(),
+                    on.select_expr.clone(),
+                    on.sort_expr.clone(),
+                    Arc::new(input.plan),
+                );
+                let plan = LogicalPlan::Distinct(Distinct::On(distinct.map_err(Error::internal)?));
+                Ok(Node { plan, labels, rows: Rows::Open })
             }
             LogicalPlan::Values(values) => {
                 let here = Here { schema: DFSchema::empty(), labels: Vec::new() };
-                for row in &values.values {
-                    self.expressions(row, &here)?;
+                for expr in values.values.iter().flatten() {
+                    if has_subquery(expr)? {
+                        return Err(refused("subquery", "a subquery in VALUES", "select from the subquery"));
+                    }
+                    self.expression(expr, &here)?;
                 }
                 Ok(Node { plan: plan.clone(), labels: vec![CLEAR; plan.schema().fields().len()], rows: Rows::Open })
             }
@@ -170,13 +187,9 @@ impl Pass {
                 Ok(Node { plan: plan.clone(), labels: vec![CLEAR; plan.schema().fields().len()], rows: Rows::Open })
             }
             LogicalPlan::RecursiveQuery(query) => self.recursive(query),
-            // A lateral subquery.
-            LogicalPlan::Subquery(subquery) => {
-                let input = self.open(&subquery.subquery)?;
-                refuse_sealed_columns(&input)?;
-                let labels = input.labels.clone();
-                let subquery = Subquery { subquery: Arc::new(input.plan), ..subquery.clone() };
-                Ok(Node { plan: LogicalPlan::Subquery(subquery), labels, rows: Rows::Open })
+            // Its columns would be looked up among those of its neighbours, which are not labelled yet.
+            LogicalPlan::Subquery(_) => {
+                Err(refused("lateral", "a LATERAL subquery", "join a subquery on its columns, or put it in WHERE"))
             }
             LogicalPlan::Unnest(_) => Err(refused("nested-values", "UNNEST of nested values", "use plain columns")),
             // INVARIANT: what is not named above is refused, whatever a later engine may call it.
@@ -315,6 +328,16 @@ impl Pass {
             Expr::AggregateFunction(call) if !functions::allows_aggregate(call.func.name()) => {
                 return Err(functions::refusal(call.func.name()));
             }
+            // The third argument is a size that the engine reserves at once, however large.
+            Expr::AggregateFunction(call)
+                if call.func.name() == "approx_percentile_cont" && call.params.args.len() > 2 =>
+            {
+                return Err(refused(
+                    "function-not-listed",
+                    "approx_percentile_cont with a number of centroids",
+                    "leave the third argument out",
+                ));
+            }
             Expr::WindowFunction(call) => {
                 let listed = match &call.fun {
                     WindowFunctionDefinition::AggregateUDF(f) => functions::allows_aggregate(f.name()),
@@ -332,10 +355,17 @@ impl Pass {
                 let labels = self.subquery(subquery, here)?.1;
                 return Ok(labels.into_iter().reduce(Label::and).unwrap_or(CLEAR));
             }
-            Expr::InSubquery(InSubquery { expr, subquery, .. })
-            | Expr::SetComparison(SetComparison { expr, subquery, .. }) => {
+            Expr::InSubquery(InSubquery { expr, subquery, .. }) => {
                 self.subquery(subquery, here)?;
                 return self.expression(expr, here);
+            }
+            // The engine confuses columns of the same name inside and outside of these.
+            Expr::SetComparison(_) => {
+                return Err(refused(
+                    "subquery",
+                    "a comparison with ANY or ALL of a subquery",
+                    "use IN (SELECT …), NOT IN, or compare with (SELECT max(…) …)",
+                ));
             }
             Expr::ScalarFunction(_)
             | Expr::AggregateFunction(_)
@@ -382,15 +412,20 @@ impl Pass {
     }
 
     fn outer_label(&self, column: &Column) -> Result<Label> {
-        for (schema, labels) in self.outer.iter().rev() {
-            let here = Here { schema: schema.clone(), labels: labels.clone() };
-            match here.label(column) {
-                Ok(Label::Sealed) => return Err(sealed_in(&column.name, &here)),
-                Ok(label) => return Ok(label),
-                Err(_) => {}
-            }
+        // Only the query next around: a farther one may have a column of the same name.
+        let Some((schema, labels)) = self.outer.last() else {
+            return Err(Error::internal("a correlated column that is nowhere"));
+        };
+        let here = Here { schema: schema.clone(), labels: labels.clone() };
+        match here.label(column) {
+            Ok(Label::Sealed) => Err(sealed_in(&column.name, &here)),
+            Ok(label) => Ok(label),
+            Err(_) => Err(refused(
+                "subquery",
+                "a subquery that refers to a query further out than the next",
+                "hand the column on through the query between",
+            )),
         }
-        Err(Error::internal("a correlated column that is nowhere"))
     }
 
     /// A subquery must itself be something that may be answered.
@@ -427,10 +462,6 @@ impl Pass {
                     Expr::InSubquery(mut it) => {
                         it.subquery = guarded(&it.subquery);
                         Transformed::yes(Expr::InSubquery(it))
-                    }
-                    Expr::SetComparison(mut it) => {
-                        it.subquery = guarded(&it.subquery);
-                        Transformed::yes(Expr::SetComparison(it))
                     }
                     Expr::ScalarSubquery(it) => Transformed::yes(Expr::ScalarSubquery(guarded(&it))),
                     other => Transformed::no(other),

@@ -13,10 +13,11 @@ use std::sync::Arc;
 
 use arrow::datatypes::DataType;
 use datafusion::{
-    common::Column,
+    common::{Column, DFSchema},
     functions_aggregate::expr_fn::count_distinct,
     logical_expr::{
-        Aggregate, Between, BinaryExpr, Case, Cast, Expr, Extension, LogicalPlan, LogicalPlanBuilder, Operator,
+        Aggregate, Between, BinaryExpr, Case, Cast, Expr, ExprSchemable, Extension, LogicalPlan, LogicalPlanBuilder,
+        Operator,
         expr::{AggregateFunction, InList, ScalarFunction},
     },
     prelude::lit,
@@ -58,7 +59,7 @@ fn check_below(plan: &LogicalPlan) -> Result<&GovernedTable> {
         LogicalPlan::SubqueryAlias(alias) => check_below(&alias.input),
         LogicalPlan::Filter(filter) => {
             let table = check_below(&filter.input)?;
-            check_filter(&filter.predicate, table.view())?;
+            check_filter(&filter.predicate, table.view(), filter.input.schema())?;
             Ok(table)
         }
         _ => Err(Error::refused(
@@ -72,19 +73,18 @@ fn check_below(plan: &LogicalPlan) -> Result<&GovernedTable> {
 }
 
 /// AND of =, IN and BETWEEN of coarse columns and literals.
-fn check_filter(predicate: &Expr, view: &DatasetView) -> Result<()> {
+fn check_filter(predicate: &Expr, view: &DatasetView, schema: &DFSchema) -> Result<()> {
+    let fits = |column: &Expr, literal: &Expr| {
+        is_coarse(column, view) && is_literal(literal) && compares_without_fail(column, literal, schema)
+    };
     let passes = match predicate {
         Expr::BinaryExpr(BinaryExpr { left, op: Operator::And, right }) => {
-            check_filter(left, view)?;
-            return check_filter(right, view);
+            check_filter(left, view, schema)?;
+            return check_filter(right, view, schema);
         }
-        Expr::BinaryExpr(BinaryExpr { left, op: Operator::Eq, right }) => {
-            (is_coarse(left, view) && is_literal(right)) || (is_coarse(right, view) && is_literal(left))
-        }
-        Expr::InList(InList { expr, list, negated: false }) => is_coarse(expr, view) && list.iter().all(is_literal),
-        Expr::Between(Between { expr, negated: false, low, high }) => {
-            is_coarse(expr, view) && is_literal(low) && is_literal(high)
-        }
+        Expr::BinaryExpr(BinaryExpr { left, op: Operator::Eq, right }) => fits(left, right) || fits(right, left),
+        Expr::InList(InList { expr, list, negated: false }) => list.iter().all(|item| fits(expr, item)),
+        Expr::Between(Between { expr, negated: false, low, high }) => fits(expr, low) && fits(expr, high),
         _ => false,
     };
     match passes {
@@ -95,6 +95,19 @@ fn check_filter(predicate: &Expr, view: &DatasetView) -> Result<()> {
              columns with literals",
             format!("filter by {}", coarse_forms(view)),
         )),
+    }
+}
+
+/// Whether the comparison fails on no value of the column. A literal of another type would make the
+/// engine cast the column, and an error would tell that a row is there.
+fn compares_without_fail(column: &Expr, literal: &Expr, schema: &DFSchema) -> bool {
+    let (Ok(column), Ok(literal)) = (column.get_type(schema), literal.get_type(schema)) else { return false };
+    match (&column, &literal) {
+        (_, DataType::Null) => true,
+        // The literal is cast, once, whatever the rows are.
+        (DataType::Date32 | DataType::Timestamp(..), DataType::Utf8) => true,
+        (DataType::Timestamp(_, Some(_)), DataType::Timestamp(..)) => true,
+        _ => column == literal || (column.is_numeric() && literal.is_numeric()),
     }
 }
 
@@ -198,7 +211,19 @@ fn measure(expr: &Expr, view: &DatasetView, here: &Here) -> Result<Measure> {
     }
     match (func.name(), params.distinct, params.args.as_slice()) {
         ("count", false, [Expr::Literal(..)]) => Ok(Measure::Rows),
-        ("count", _, [Expr::Column(column)]) => Ok(Measure::Present(column.clone())),
+        ("count", false, [Expr::Column(column)]) => Ok(Measure::Present(column.clone())),
+        // How many values a readable column has would tell of groups that are absent.
+        ("count", true, [Expr::Column(column)]) => {
+            let identifies = view.dataset.field(&column.name).is_some_and(|field| field.identifier.is_some());
+            match identifies || here.label(column)? == Label::Sealed {
+                true => Ok(Measure::Present(column.clone())),
+                false => Err(Error::refused(
+                    "protected-distinct",
+                    format!("the number of distinct values of `{}` would count groups that are absent", column.name),
+                    "count distinct people or records, or group by the column",
+                )),
+            }
+        }
         ("sum" | "avg", false, [Expr::Column(column)]) => {
             let bounded = view.dataset.field(&column.name).is_some_and(|field| field.bounds.is_some());
             if here.label(column)? == Label::Sealed && !bounded {

@@ -91,10 +91,14 @@ pub fn write(answered: &Answered, format: AnswerFormat) -> Result<Vec<u8>> {
         AnswerFormat::Parquet => {
             let (schema, batches) = with_facts(answered)?;
             let mut out = Vec::new();
-            let mut writer = ArrowWriter::try_new(&mut out, schema, None).map_err(Error::internal)?;
-            batches.iter().try_for_each(|batch| writer.write(batch)).map_err(Error::internal)?;
-            writer.close().map_err(Error::internal)?;
-            Ok(out)
+            let written = ArrowWriter::try_new(&mut out, schema, None).and_then(|mut writer| {
+                batches.iter().try_for_each(|batch| writer.write(batch))?;
+                writer.close()
+            });
+            match written {
+                Ok(_) => Ok(out),
+                Err(_) => Err(Error::DataError("a column has no form in Parquet; cast it to text")),
+            }
         }
     }
 }
@@ -227,7 +231,10 @@ impl<'a> Cells<'a> {
             out.push_str("null");
             return Ok(());
         }
-        let text = formatter.value(row).try_to_string().map_err(Error::internal)?;
+        let text = formatter
+            .value(row)
+            .try_to_string()
+            .map_err(|_| Error::DataError("a value in the rows asked for cannot be written; cast it to text"))?;
         match array.data_type() {
             DataType::Boolean => out.push_str(&text),
             DataType::Float32 if !array.as_primitive::<Float32Type>().value(row).is_finite() => out.push_str("null"),

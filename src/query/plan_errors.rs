@@ -69,7 +69,7 @@ pub fn running(error: &DataFusionError) -> Error {
             ArrowError::ComputeError(_) | ArrowError::InvalidArgumentError(_) => DATA,
             _ => Error::internal(root),
         },
-        DataFusionError::Execution(_) => DATA,
+        DataFusionError::Execution(_) | DataFusionError::External(_) => DATA,
         DataFusionError::Plan(_) | DataFusionError::SchemaError(..) | DataFusionError::NotImplemented(_) => {
             planning(error)
         }

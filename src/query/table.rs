@@ -154,9 +154,12 @@ impl GovernedTable {
                         _ => None,
                     })
                     .collect();
+                // INVARIANT: nothing but literals goes below with a column; anything else would be computed
+                // from rows and values the caller may not see.
+                let literals = literals?;
                 match self.exposure(&column.name)? {
                     Exposure::Clear => Some(stored(&column.name).in_list(list.clone(), false)),
-                    Exposure::Token => literals?
+                    Exposure::Token => literals
                         .into_iter()
                         .map(|value| self.token_is(&column.name, value))
                         .reduce(|all, one| Some(all?.or(one?)))?,

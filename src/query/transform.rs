@@ -10,7 +10,10 @@ use datafusion::{
         DFSchema, Result,
         tree_node::{Transformed, TreeNode},
     },
-    logical_expr::{Between, BinaryExpr, Cast, Expr, ExprSchemable, LogicalPlan},
+    functions::datetime::to_local_time,
+    logical_expr::{
+        Between, BinaryExpr, Cast, Expr, ExprSchemable, LogicalPlan, expr::InList, expr_rewriter::NamePreserver,
+    },
 };
 
 /// Rewrites comparisons of zoned timestamps with dates everywhere in a plan.
@@ -23,7 +26,12 @@ pub fn local_midnights(plan: LogicalPlan) -> Result<LogicalPlan> {
         for input in node.inputs() {
             schema.merge(input.schema());
         }
-        node.map_expressions(|expr| expr.transform_up(|expr| Ok(rewrite(expr, &schema))))
+        // Parents refer to these expressions by name.
+        let names = NamePreserver::new(&node);
+        node.map_expressions(|expr| {
+            let name = names.save(&expr);
+            Ok(expr.transform_up(|expr| Ok(rewrite(expr, &schema)))?.update_data(|expr| name.restore(expr)))
+        })
     })?;
     Ok(rewritten.data)
 }
@@ -49,6 +57,20 @@ fn rewrite(expr: Expr, schema: &DFSchema) -> Transformed<Expr> {
             };
             let (low, high) = (bound(low), bound(high));
             Transformed::yes(Expr::Between(Between { expr, negated, low, high }))
+        }
+        Expr::InList(InList { expr, list, negated }) => {
+            let Some(zone) = zone(&expr, schema) else {
+                return Transformed::no(Expr::InList(InList { expr, list, negated }));
+            };
+            let item = |item: Expr| if is_date(&item, schema) { midnight(item, &zone) } else { item };
+            let list = list.into_iter().map(item).collect();
+            Transformed::yes(Expr::InList(InList { expr, list, negated }))
+        }
+        // Without its zone an instant is what the clock on the wall shows, not what it shows in Greenwich.
+        Expr::Cast(Cast { expr, field })
+            if matches!(field.data_type(), DataType::Timestamp(_, None)) && zone(&expr, schema).is_some() =>
+        {
+            Transformed::yes(Expr::Cast(Cast::new_from_field(Box::new(to_local_time().call(vec![*expr])), field)))
         }
         other => Transformed::no(other),
     }

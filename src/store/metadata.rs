@@ -185,8 +185,9 @@ impl Metadata {
     /// A fault of the database.
     pub fn unsettled_batches(&self, dataset: &str) -> Result<Vec<BatchRecord>> {
         let connection = self.connection();
-        let mut statement =
-            connection.prepare("SELECT * FROM batches WHERE dataset = ?1 AND done = 0 ORDER BY sequence").map_err(fault)?;
+        let mut statement = connection
+            .prepare("SELECT * FROM batches WHERE dataset = ?1 AND done = 0 ORDER BY sequence")
+            .map_err(fault)?;
         let batches = statement.query_map([dataset], read_batch).map_err(fault)?.collect::<Result<_, _>>();
         batches.map_err(fault)
     }

@@ -3,6 +3,8 @@
 //! Version 1. A value that cannot be brought into its canonical form with certainty is refused rather
 //! than guessed, since a wrong guess joins two people.
 
+use std::ops::Range;
+
 use unicode_normalization::UnicodeNormalization;
 
 use crate::dataset::IdentifierKind;
@@ -48,32 +50,128 @@ pub fn canonical(kind: IdentifierKind, typed: &str) -> Canonical {
 }
 
 /// Whether `text` holds what reads like a resident id, a mobile number or a credit code.
-pub fn holds_identifier(text: &str) -> bool {
-    !identifier_spans(&text.nfkc().collect::<String>()).is_empty()
+/// `is_division` tells division codes, which look like old resident ids, from the latter.
+pub fn holds_identifier(text: &str, is_division: impl Fn(&str) -> bool) -> bool {
+    !identifier_spans(text, is_division).is_empty()
 }
 
-/// The byte ranges of `text` (already NFKC) that read like a resident id of 18 characters, a mobile
-/// number or a credit code. Runs of letters and digits are tried whole, so that a grid code inside a
-/// longer code is not mistaken for a phone number.
-pub fn identifier_spans(text: &str) -> Vec<std::ops::Range<usize>> {
+/// The byte ranges of `text` that read like a resident id (18 characters, right or mistyped, or the old
+/// 15 digits), a mobile number or a credit code, in whatever digits and however spaced.
+pub fn identifier_spans(text: &str, is_division: impl Fn(&str) -> bool) -> Vec<Range<usize>> {
     let mut spans = Vec::new();
-    let mut start = None;
-    for (at, c) in text.char_indices().chain([(text.len(), ' ')]) {
-        match (c.is_ascii_alphanumeric(), start) {
-            (true, None) => start = Some(at),
-            (false, Some(from)) => {
-                let run = text[from..at].to_ascii_uppercase();
-                // An id with a wrong check is somebody's with a typing error.
-                let id = run.len() == 18 && matches!(resident_id(&run), Ok(_) | Err(Fault::Check));
-                if id || mobile(&run).is_ok() || uscc(&run).is_ok() {
-                    spans.push(from..at);
-                }
-                start = None;
+    let mut run = Run::default();
+    for (at, c) in text.char_indices() {
+        let end = at + c.len_utf8();
+        for folded in std::iter::once(c).nfkc() {
+            match folded {
+                _ if is_invisible(folded) => {}
+                _ if digit(folded).is_some() => run.push(digit(folded).unwrap_or('0'), at..end),
+                // A letter may be part of a credit code, or the check of an id; digits end before it.
+                'a'..='z' | 'A'..='Z' => run.push(folded.to_ascii_uppercase(), at..end),
+                _ if run.gap < WIDEST_GAP && is_separator(folded) => run.gap += 1,
+                _ => run.close(&mut spans, &is_division),
             }
-            _ => {}
         }
     }
+    run.close(&mut spans, &is_division);
     spans
+}
+
+/// So many separators may stand between two digits of one number.
+const WIDEST_GAP: usize = 2;
+
+/// Letters and digits that may belong together.
+#[derive(Default)]
+struct Run {
+    symbols: String,
+    places: Vec<Range<usize>>,
+    gap: usize,
+}
+
+impl Run {
+    fn push(&mut self, symbol: char, place: Range<usize>) {
+        self.gap = 0;
+        self.symbols.push(symbol);
+        self.places.push(place);
+    }
+
+    /// Tries every window of the run, the longest kind first.
+    fn close(&mut self, spans: &mut Vec<Range<usize>>, is_division: &impl Fn(&str) -> bool) {
+        let run = std::mem::take(self);
+        let mut at = 0;
+        while at < run.symbols.len() {
+            let rest = &run.symbols[at..];
+            let window = |width: usize| rest.get(..width);
+            let alone = |width: usize| starts_digits(&run.symbols, at) && digits_end(rest, width);
+            // A grid code holds digits that would pass for a phone number.
+            let division = [15, 12, 9, 6].into_iter().find(|width| window(*width).is_some_and(is_division));
+            let found =
+                if window(18).is_some_and(is_resident_id) || alone(18) && window(18).is_some_and(|w| uscc(w).is_ok()) {
+                    Some(18)
+                } else if division.is_some_and(|width| digits_end(rest, width)) {
+                    at += division.unwrap_or(1);
+                    continue;
+                } else if starts_digits(&run.symbols, at)
+                    && window(15).is_some_and(|w| digits_end(rest, 15) && resident_id(w).is_ok())
+                {
+                    Some(15)
+                } else if phone_starts(&run.symbols, at)
+                    && window(11).is_some_and(|w| digits_end(rest, 11) && mobile(w).is_ok())
+                {
+                    Some(11)
+                } else {
+                    None
+                };
+            match found {
+                Some(width) => {
+                    spans.push(run.places[at].start..run.places[at + width - 1].end);
+                    at += width;
+                }
+                None => at += 1,
+            }
+        }
+    }
+}
+
+fn is_resident_id(window: &str) -> bool {
+    // An id with a wrong check is somebody's with a typing error.
+    matches!(resident_id(window), Ok(_) | Err(Fault::Check))
+}
+
+/// Whether no digit stands before.
+fn starts_digits(symbols: &str, at: usize) -> bool {
+    at == 0 || !symbols.as_bytes()[at - 1].is_ascii_digit()
+}
+
+/// Whether no digit stands before, or nothing but the country code.
+fn phone_starts(symbols: &str, at: usize) -> bool {
+    let before = &symbols[..at];
+    starts_digits(symbols, at)
+        || ["86", "0086"].iter().any(|code| before.ends_with(code) && starts_digits(symbols, at - code.len()))
+}
+
+/// Whether no digit follows.
+fn digits_end(rest: &str, width: usize) -> bool {
+    !rest.as_bytes().get(width).is_some_and(u8::is_ascii_digit)
+}
+
+/// The ASCII digit of any decimal digit.
+fn digit(c: char) -> Option<char> {
+    // Zeros of the decimal digits of Unicode that people's keyboards have; each is followed by its nine.
+    const ZEROS: [u32; 14] =
+        [0x30, 0x660, 0x6f0, 0x7c0, 0x966, 0x9e6, 0xa66, 0xae6, 0xb66, 0xbe6, 0xc66, 0xce6, 0xe50, 0xff10];
+    let code = u32::from(c);
+    let zero = ZEROS.iter().find(|zero| (**zero..**zero + 10).contains(&code))?;
+    char::from_digit(code - zero, 10)
+}
+
+fn is_invisible(c: char) -> bool {
+    matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2064}' | '\u{feff}')
+}
+
+fn is_separator(c: char) -> bool {
+    c.is_whitespace()
+        || matches!(c, '-' | '.' | '_' | '/' | '·' | '(' | ')' | '+' | '\u{2010}'..='\u{2015}' | '\u{2212}')
 }
 
 /// NFKC, without invisible marks, trimmed.
@@ -81,7 +179,7 @@ fn plain(typed: &str) -> String {
     if typed.is_ascii() {
         return typed.trim().to_owned();
     }
-    let visible = typed.nfkc().filter(|c| !matches!(c, '\u{200b}'..='\u{200f}' | '\u{2060}' | '\u{feff}'));
+    let visible = typed.nfkc().filter(|c| !is_invisible(*c)).map(|c| digit(c).unwrap_or(c));
     visible.collect::<String>().trim().to_owned()
 }
 
@@ -212,9 +310,41 @@ mod tests {
     }
 
     #[test]
-    fn identifiers_are_found_in_text_and_division_codes_are_not() {
-        assert!(holds_identifier("家属电话14106185201"));
-        assert!(holds_identifier("id １１０１０５１９４９１２３１００２Ｘ!"));
-        assert!(!holds_identifier("grid 420191001001001 of community 420191001001"));
+    fn identifiers_are_found_in_text_however_they_are_typed() {
+        let found = |text: &str| holds_identifier(text, |code| code == "420191001001001");
+        for text in [
+            "家属电话14106185201",
+            "id １１０１０５１９４９１２３１００２Ｘ!",
+            "139-1234-5673",
+            "139 1234 5674",
+            "139.1234.5678",
+            "8613912345672",
+            "+86 139 1234 5671",
+            "tel13912345675",
+            "13912345676x",
+            "ID11010519491231002X",
+            "110105194912310021a",
+            "110105 19491231 002X",
+            "110105-19491231-002x",
+            "1101051949\u{200b}1231002X",
+            "1101\u{ad}05194912310021",
+            "١٣٩١٢٣٤٥٦٧٥",
+            "130503670401001",
+            "91350100M000100Y43",
+        ] {
+            assert!(found(text), "{text}");
+        }
+        for text in [
+            "grid 420191001001001",
+            "2026-01-05 10:00:00",
+            "86900001",
+            "V20260105000001",
+            "36.5",
+            "B0001, 2 boxes",
+            "1234567890123456789012",
+            "https://example.org/a/b/c",
+        ] {
+            assert!(!found(text), "{text}");
+        }
     }
 }

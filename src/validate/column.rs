@@ -105,7 +105,7 @@ fn check_one_text(field: &Field, typed: &str, divisions: &Divisions) -> Text {
         return Text::Empty(None);
     }
     if field.class == FieldClass::FreeText {
-        return match canonical::holds_identifier(text) {
+        return match canonical::holds_identifier(text, |code| divisions.contains(code)) {
             true => Text::Noted(text.to_owned(), "identifier_in_text"),
             false => Text::Value(text.to_owned()),
         };
@@ -124,7 +124,7 @@ fn check_one_text(field: &Field, typed: &str, divisions: &Divisions) -> Text {
         return Text::Fault(Reason::NotAllowed);
     }
     // INVARIANT: text that is stored carries no identifier past the pseudonyms.
-    if canonical::holds_identifier(text) {
+    if canonical::holds_identifier(text, |code| divisions.contains(code)) {
         return Text::Empty(Some("identifier_in_text"));
     }
     Text::Value(text.to_owned())
@@ -174,7 +174,8 @@ fn check_typed(field: &Field, timezone: &str, input: &ArrayRef) -> Result<Checke
     for row in 0..input.len() {
         if values.is_null(row) && input.is_valid(row) {
             // What is a number, and no value of this type, is too large for it.
-            let number = numbers.as_ref().is_some_and(|numbers| numbers.is_valid(row) && numbers.value(row).is_finite());
+            let number =
+                numbers.as_ref().is_some_and(|numbers| numbers.is_valid(row) && numbers.value(row).is_finite());
             faults.push((row, if number { Reason::OutOfRange } else { Reason::Type }));
         }
     }

@@ -15,6 +15,7 @@ use parquet::arrow::{
     arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder},
 };
 
+use super::hostile;
 use crate::{
     dataset::{
         Dataset, FieldType,
@@ -147,7 +148,7 @@ pub fn open(format: Format, bytes: Bytes, dataset: &Dataset, limits: Limits) -> 
     let most_bytes = limits.decoded_bytes.min(SMALL.max(bytes.len() as u64 * MOST_UNFOLDING));
     let (slices, version) = std::panic::catch_unwind(AssertUnwindSafe(|| match format {
         Format::Parquet => open_parquet(bytes, dataset, limits),
-        Format::Arrow => open_arrow(bytes, dataset),
+        Format::Arrow => open_arrow(bytes, dataset, limits),
         Format::Csv => open_csv(bytes, dataset),
     }))
     .unwrap_or_else(|_| Err(unreadable()))?;
@@ -157,6 +158,7 @@ pub fn open(format: Format, bytes: Bytes, dataset: &Dataset, limits: Limits) -> 
 type Opened = (Box<dyn Iterator<Item = Result<RecordBatch>> + Send>, Option<String>);
 
 fn open_parquet(bytes: Bytes, dataset: &Dataset, limits: Limits) -> Result<Opened> {
+    hostile::check_parquet(&bytes, limits.decoded_bytes)?;
     let metadata = ArrowReaderMetadata::load(&bytes, ArrowReaderOptions::new()).map_err(|_| unreadable())?;
     let file = metadata.metadata();
     let rows: i64 = file.row_groups().iter().map(|group| group.num_rows().max(0)).sum();
@@ -200,7 +202,11 @@ fn as_view(field: &ArrowField) -> ArrowField {
     ArrowField::new(field.name(), kind, field.is_nullable()).with_metadata(field.metadata().clone())
 }
 
-fn open_arrow(bytes: Bytes, dataset: &Dataset) -> Result<Opened> {
+fn open_arrow(bytes: Bytes, dataset: &Dataset, limits: Limits) -> Result<Opened> {
+    if bytes.starts_with(b"ARROW1") {
+        return Err(Error::violation("this is an Arrow file; send the stream format, or Parquet"));
+    }
+    hostile::check_arrow(&bytes, limits.decoded_bytes)?;
     let reader = StreamReader::try_new(Cursor::new(bytes), None).map_err(|_| unreadable())?;
     let version = reader.schema().metadata().get(VERSION_KEY).cloned();
     let order = check_columns(dataset, &reader.schema(), false)?;
@@ -309,7 +315,7 @@ fn plain_type(kind: &DataType) -> String {
     }
 }
 
-fn unreadable() -> Error {
+pub(super) fn unreadable() -> Error {
     Error::violation("the file cannot be read as the format it was sent as; write it again and check that it is whole")
 }
 
@@ -334,6 +340,6 @@ fn unfolded(slice: &RecordBatch) -> u64 {
     slice.columns().iter().map(of).sum()
 }
 
-fn too_much(bytes: u64) -> Error {
+pub(super) fn too_much(bytes: u64) -> Error {
     Error::TooLarge { what: "the decompressed file", limit: format!("{} MiB; send it in parts", bytes >> 20) }
 }

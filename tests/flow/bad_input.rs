@@ -120,6 +120,51 @@ async fn a_decompression_bomb() {
     assert!(kilobytes < 3 << 20, "{peak}");
 }
 
+/// Files whose bookkeeping promises what is not there: a decoder that believed them would reserve
+/// gigabytes, and a process that cannot reserve ends.
+#[tokio::test(flavor = "multi_thread")]
+async fn files_that_lie_about_lengths() {
+    let hub = TestHub::with_city().await;
+    // A footer with a schema of no columns and two thousand million row groups.
+    let footer = [0x15, 0x02, 0x19, 0x0c, 0x16, 0x00, 0x19, 0xfc, 0xff, 0xff, 0xff, 0xff, 0x07, 0x00];
+    let mut parquet = b"PAR1".to_vec();
+    parquet.extend_from_slice(&footer);
+    parquet.extend_from_slice(&(footer.len() as u32).to_le_bytes());
+    parquet.extend_from_slice(b"PAR1");
+    assert!(push(&hub, PARQUET, parquet).await.starts_with("422 contract-violation"));
+    // Lists of lists of lists.
+    let mut nested = b"PAR1".to_vec();
+    nested.push(0x19);
+    nested.extend(std::iter::repeat_n(0x19, 100_000));
+    nested.extend_from_slice(&100_001_u32.to_le_bytes());
+    nested.extend_from_slice(b"PAR1");
+    assert!(push(&hub, PARQUET, nested).await.starts_with("422 contract-violation"));
+
+    let batch = batch_of(VISITS, &fixture("community.visits.csv"));
+    let mut stream = Vec::new();
+    let mut writer = arrow::ipc::writer::StreamWriter::try_new(&mut stream, &batch.schema()).unwrap();
+    writer.write(&batch).unwrap();
+    writer.finish().unwrap();
+    drop(writer);
+    let arrow = "application/vnd.apache.arrow.stream";
+    // Every eight bytes in turn promise 2^40: none may be believed, whatever they stand for.
+    for at in (0..stream.len() - 8).step_by(8) {
+        let mut lying = stream.clone();
+        lying[at..at + 8].copy_from_slice(&(1_u64 << 40).to_le_bytes());
+        let reply = hub.push("community-uploader", VISITS, arrow, lying).await;
+        assert!(matches!(reply.status, 201 | 413 | 422), "{at}: {}", reply.text());
+    }
+    let whole = parquet_of(VISITS, &fixture("community.visits.csv"));
+    for at in (whole.len() - 2_000..whole.len() - 8).step_by(13) {
+        let mut lying = whole.clone();
+        lying[at..at + 5].copy_from_slice(&[0xff, 0xff, 0xff, 0xff, 0x07]);
+        let reply = hub.push("community-uploader", VISITS, PARQUET, lying).await;
+        assert!(matches!(reply.status, 201 | 413 | 422), "{at}: {}", reply.text());
+    }
+    let file = b"ARROW1\0\0".to_vec();
+    assert_snapshot!(push(&hub, arrow, file).await, @"422 contract-violation: this is an Arrow file; send the stream format, or Parquet");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn bodies_and_digests() {
     let hub = TestHub::with_city().await;

@@ -17,7 +17,7 @@ async fn json_has_columns_rows_and_facts() {
     let sql = "SELECT grid_code, confirmed_date, count(DISTINCT id_no) AS people, min(id_no) IS NULL AS nobody, 1.50 AS exact \
                FROM cases GROUP BY 1, 2 ORDER BY 1, 2";
     let body = hub.ask("health-analyst", "epidemiology", sql).await.json();
-    assert_snapshot!(body["columns"].to_string(), @r#"[{"name":"grid_code","type":"text","exposure":"generalised"},{"name":"confirmed_date","type":"date","exposure":"clear"},{"name":"people","type":"bigint","exposure":"clear"},{"name":"nobody","type":"boolean","exposure":"token"},{"name":"exact","type":"double precision","exposure":"clear"}]"#);
+    assert_snapshot!(body["columns"].to_string(), @r#"[{"name":"grid_code","type":"text","exposure":"generalised"},{"name":"confirmed_date","type":"date","exposure":"clear"},{"name":"people","type":"bigint","exposure":"clear"},{"name":"nobody","type":"boolean","exposure":"clear"},{"name":"exact","type":"double precision","exposure":"clear"}]"#);
     assert_snapshot!(body["rows"].to_string(), @r#"[["420191001001","2026-01-05",8,false,1.5],["420191001001","2026-01-06",4,false,1.5],["420191001002","2026-01-06",2,false,1.5]]"#);
     assert_snapshot!(body["protection"].to_string(), @r#"{"mode":"exact"}"#);
     assert_eq!(body["notices"], serde_json::json!([]));

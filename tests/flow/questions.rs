@@ -98,6 +98,33 @@ async fn a_sealed_measure_without_bounds_is_not_summed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn statements_that_are_deep_are_planned_or_refused_and_never_fatal() {
+    let hub = TestHub::with_city().await;
+    let token = hub.token("health-analyst");
+    let ask = async |sql: String| hub.ask_as(&token, "epidemiology", &sql, "").await;
+    let chain = |count: usize, part: &str| vec![part; count].join(" ");
+    assert_eq!(ask(format!("SELECT 1 {}", chain(390, "+ 1"))).await.rows(), "[391]");
+    assert_eq!(
+        ask(format!("SELECT count(*) FROM visits WHERE true {}", chain(180, "AND mode <> 'x'"))).await.rows(),
+        "[16]"
+    );
+    assert_eq!(ask(format!("SELECT 1 {}", chain(59, "UNION ALL SELECT 1"))).await.status, 200);
+    for sql in [
+        format!("SELECT 1 {}", chain(12_000, "+ 1")),
+        format!("SELECT 1 {}", chain(7_000, "::int")),
+        format!("SELECT 1 {}", chain(2_000, "UNION ALL SELECT 1")),
+        format!("SELECT 'a' {}", chain(9_000, "|| 'a'")),
+        format!("SELECT {} 1", chain(9_000, "-")),
+        format!("SELECT {} true", chain(9_000, "NOT")),
+    ] {
+        let reply = ask(sql).await;
+        assert_eq!(reply.status, 400, "{}", reply.text());
+    }
+    let list: Vec<_> = (0..5_000).map(|n| format!("'{n}'")).collect();
+    assert_eq!(ask(format!("SELECT count(*) FROM visits WHERE mode IN ({})", list.join(", "))).await.rows(), "[0]");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn one_purpose_need_not_be_named() {
     let hub = TestHub::with_city().await;
     assert_snapshot!(hub.ask("grid-worker", "", "SELECT count(*) FROM cases").await.rows(), @"[12]");

@@ -187,6 +187,30 @@ fn narrowed_policies(_: &TestHub, territory: &str) -> tempfile::TempDir {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_sender_that_hangs_up_loses_nothing() {
+    let hub = hub_with_divisions().await;
+    let token = hub.token("community-uploader");
+    let visit = |batch: usize, row: usize| {
+        format!("B{batch}R{row},420191001001001,,42019119500110001X,,,,2026-01-05 10:00:00,入户,36.5,,,")
+    };
+    let mut sent = 0;
+    for batch in 0..8 {
+        let rows: Vec<_> = (0..40).map(|row| visit(batch, row)).collect();
+        let file = visits(&rows.iter().map(String::as_str).collect::<Vec<_>>());
+        let id = Uuid::now_v7();
+        let pushing = hub.push_as(&token, VISITS, id, CSV, file.clone());
+        let _ = tokio::time::timeout(std::time::Duration::from_millis(3 * batch as u64), pushing).await;
+        // Another batch of the same source comes between.
+        let other = visit(100 + batch, 0);
+        assert_eq!(hub.push_as(&token, VISITS, Uuid::now_v7(), CSV, visits(&[&other])).await.status, 201);
+        let again = hub.push_as(&token, VISITS, id, CSV, file).await;
+        assert_eq!(again.json()["rows_accepted"], 40, "{}", again.text());
+        sent += 41;
+    }
+    assert_eq!(hub.ask("community-uploader", "", "SELECT count(*) FROM visits").await.rows(), format!("[{sent}]"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_dry_run_stores_nothing() {
     let hub = hub_with_divisions().await;
     let token = hub.token("community-uploader");
