@@ -148,6 +148,17 @@ impl Client {
         serde_json::from_value(answer["entries"].take()).map_err(Error::internal)
     }
 
+    /// How many entries the signed checkpoint covers.
+    ///
+    /// # Errors
+    /// The hub's problem, or [`Error::Unreachable`].
+    pub async fn log_size(&self) -> Result<u64> {
+        let response = self.send(self.request(Method::GET, "/v1/log/checkpoint")).await?;
+        let note = response.text().await.map_err(unreachable)?;
+        let size = note.lines().nth(1).and_then(|size| size.parse().ok());
+        size.ok_or_else(|| Error::Remote("the hub's checkpoint cannot be read".into()))
+    }
+
     /// Recomputes the log's root from its published hashes and compares it with the signed checkpoint.
     /// Returns how many entries it covers.
     ///

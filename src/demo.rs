@@ -273,20 +273,13 @@ async fn ask(client: &Client, title: &str, sql: &str, purpose: Option<&str>) -> 
 }
 
 async fn newest_entries(officer: &Client, count: usize) -> Result<Vec<crate::audit::Entry>> {
-    let mut entries = Vec::new();
-    loop {
-        let page = officer.log_entries(entries.len() as u64, 1_000, None).await?;
-        let last = page.len() < 1_000;
-        let first = entries.len() as u64;
-        entries.extend((first..).zip(page).map(|(index, mut entry)| {
-            entry.index = index;
-            entry
-        }));
-        if last {
-            break;
-        }
-    }
-    Ok(entries.split_off(entries.len().saturating_sub(count)))
+    let from = officer.log_size().await?.saturating_sub(count as u64);
+    let entries = officer.log_entries(from, count, None).await?;
+    let numbered = (from..).zip(entries).map(|(index, mut entry)| {
+        entry.index = index;
+        entry
+    });
+    Ok(numbered.collect())
 }
 
 fn dirty(dirt: &city::Dirt) -> usize {

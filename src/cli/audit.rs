@@ -22,11 +22,11 @@ use crate::{
 pub enum Audit {
     /// List entries, one a line.
     List {
-        /// The first entry.
-        #[arg(long, default_value_t = 0)]
-        from: u64,
+        /// The first entry; by default the newest ones are listed.
+        #[arg(long)]
+        from: Option<u64>,
         /// At most so many.
-        #[arg(long, default_value_t = 1_000)]
+        #[arg(long, default_value_t = 100)]
         count: usize,
         #[command(flatten)]
         source: Source,
@@ -70,6 +70,13 @@ pub struct Source {
 }
 
 impl Source {
+    async fn size(&self) -> Result<u64> {
+        let Some(data) = &self.data else { return self.hub.client()?.log_size().await };
+        let file = data.join("log").join("entries");
+        let read = read_entries(&file).map_err(|e| Error::setup(&file, None, format!("cannot read the log: {e}")))?;
+        Ok(read.entries.len() as u64)
+    }
+
     async fn entries(&self, mut from: u64, count: usize) -> Result<Vec<Entry>> {
         if let Some(data) = &self.data {
             let file = data.join("log").join("entries");
@@ -112,6 +119,10 @@ impl Audit {
     pub async fn run(self) -> Result<()> {
         match self {
             Self::List { from, count, source } => {
+                let from = match from {
+                    Some(from) => from,
+                    None => source.size().await?.saturating_sub(count as u64),
+                };
                 for entry in source.entries(from, count).await? {
                     print(format!("{}\n", words::entry(&entry)).as_bytes())?;
                 }

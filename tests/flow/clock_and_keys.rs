@@ -32,6 +32,13 @@ async fn keys_are_made_once_and_kept_from_others() {
 async fn a_hub_does_not_start_on_the_wrong_keys() {
     let said = start_fails(|opening, folder| opening.keys = folder.join("data/keys")).await;
     assert!(said.contains("must not lie inside the data folder"), "{said}");
+    let said = start_fails(|opening, folder| {
+        std::fs::create_dir_all(&opening.data).unwrap();
+        std::os::unix::fs::symlink(&opening.data, folder.join("link")).unwrap();
+        opening.keys = folder.join("link").join("keys");
+    })
+    .await;
+    assert!(said.contains("must not lie inside the data folder"), "{said}");
 
     let mut hub = TestHub::start().await;
     hub.stop();

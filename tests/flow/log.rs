@@ -101,6 +101,60 @@ async fn a_changed_a_cut_and_a_forged_log_are_found() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_power_cut_leaves_behind_is_dropped_and_what_was_signed_is_missed() {
+    let mut hub = TestHub::with_city().await;
+    hub.stop();
+    let folder = hub.data().join("log");
+    let signed = verify(&folder, None).unwrap().signed;
+    // Zeros where the last block of the file should be, and half an entry.
+    for tail in [&[0_u8; 6][..], &[0, 40, b'{', b'"']] {
+        let mut bytes = std::fs::read(folder.join("entries")).unwrap();
+        bytes.extend_from_slice(tail);
+        std::fs::write(folder.join("entries"), bytes).unwrap();
+        hub.restart().await;
+        assert_eq!(hub.ask("health-analyst", "epidemiology", "SELECT 1").await.status, 200);
+        hub.stop();
+        assert!(verify(&folder, None).unwrap().signed > signed);
+    }
+    for missing in ["checkpoint", "entries"] {
+        let kept = std::fs::read(folder.join(missing)).unwrap();
+        std::fs::remove_file(folder.join(missing)).unwrap();
+        let refused = gridhub::hub::Hub::open(crate::support::opening(hub.folder.path(), &hub.clock)).await;
+        let said = refused.err().unwrap().to_string();
+        assert!(said.contains("restore"), "{missing}: {said}");
+        std::fs::write(folder.join(missing), kept).unwrap();
+    }
+    let table = hub.data().join("tables").join("cdc.cases");
+    std::fs::rename(&table, hub.data().join("elsewhere")).unwrap();
+    let refused = gridhub::hub::Hub::open(crate::support::opening(hub.folder.path(), &hub.clock)).await;
+    assert!(refused.err().unwrap().to_string().contains("the table was there and is gone"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_is_logged_once_however_many_ask_at_once() {
+    let hub = std::sync::Arc::new(TestHub::with_city().await);
+    let token = hub.token("health-analyst");
+    let asking: Vec<_> = (0..24)
+        .map(|_| {
+            let (hub, token) = (std::sync::Arc::clone(&hub), token.clone());
+            tokio::spawn(async move { hub.get(&token, "/v1/datasets?purpose=epidemiology").await.status })
+        })
+        .collect();
+    for reply in asking {
+        assert_eq!(reply.await.unwrap(), 200);
+    }
+    let id = hub.metadata().tokens().unwrap().into_iter().rfind(|t| t.caller == "health-analyst").unwrap().id;
+    let officer = hub.token("compliance-officer");
+    let entries = hub.get(&officer, "/v1/log/entries?count=1000").await.json();
+    let made = entries["entries"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|e| e["kind"] == "token.create" && e["token_id"] == id.as_str());
+    assert_eq!(made.count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_answered_that_cannot_be_logged() {
     let hub = TestHub::with_city().await;
     let token = hub.token("health-analyst");
