@@ -83,9 +83,13 @@ pub fn check_parquet(bytes: &[u8], most: u64) -> Result<()> {
     for group in metadata.list(4) {
         for chunk in group.list(1) {
             let Some(column) = chunk.member(3) else { continue };
+            // num_values (5): where there are none, writers leave the offsets as they happen to be.
+            if column.whole(5) == Some(0) {
+                continue;
+            }
             // data_page_offset (9), dictionary_page_offset (11), total_compressed_size (7).
             let (Some(data), Some(size)) = (column.whole(9), column.whole(7)) else { continue };
-            let first = column.whole(11).filter(|dictionary| *dictionary > 0).map_or(data, |d| d.min(data));
+            let first = column.whole(11).filter(|at| *at > 0 && *at < data).unwrap_or(data);
             let first = usize::try_from(first).map_err(|_| unreadable())?;
             let size = usize::try_from(size).map_err(|_| unreadable())?;
             let end = first.checked_add(size).filter(|end| *end <= bytes.len()).ok_or_else(unreadable)?;

@@ -130,6 +130,32 @@ async fn every_format_gives_the_same_rows() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_day_without_rows_is_a_batch_too() {
+    let hub = hub_with_divisions().await;
+    let empty = batch_of(VISITS, &fixture("community.visits.csv")).slice(0, 0);
+    for file in [gridhub::demo::as_parquet(&empty).unwrap().to_vec(), empty_row_group(&empty)] {
+        let reply = hub.push("community-uploader", VISITS, PARQUET, file).await;
+        assert_eq!((reply.status, reply.json()["rows_received"].clone()), (201, json!(0)), "{}", reply.text());
+        assert_eq!(reply.json()["status"], "accepted");
+    }
+}
+
+/// A file with a row group of no rows, as other writers make them.
+fn empty_row_group(empty: &arrow::array::RecordBatch) -> Vec<u8> {
+    use parquet::{arrow::ArrowSchemaConverter, file::writer::SerializedFileWriter};
+    let schema = ArrowSchemaConverter::new().convert(&empty.schema()).unwrap();
+    let mut out = Vec::new();
+    let mut writer = SerializedFileWriter::new(&mut out, schema.root_schema_ptr(), Default::default()).unwrap();
+    let mut group = writer.next_row_group().unwrap();
+    while let Some(column) = group.next_column().unwrap() {
+        column.close().unwrap();
+    }
+    group.close().unwrap();
+    writer.close().unwrap();
+    out
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn receipts_are_the_pushing_agencys_alone() {
     let hub = hub_with_divisions().await;
     let id = Uuid::now_v7();
