@@ -47,6 +47,14 @@ pub enum Event {
         /// Contract version of every dataset.
         contracts: BTreeMap<String, String>,
     },
+    /// The hub came up under other policies than before.
+    #[serde(rename = "policy.change")]
+    PolicyChange {
+        /// The policy version before.
+        from: String,
+        /// The policy version now.
+        to: String,
+    },
     /// A caller asked. Written before anything is looked at.
     #[serde(rename = "query.begin")]
     QueryBegin {

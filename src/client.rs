@@ -204,11 +204,13 @@ impl Client {
         if status.is_success() {
             return Ok(response);
         }
-        if status == StatusCode::SERVICE_UNAVAILABLE {
-            return Err(Error::Busy);
-        }
         let problem: Value = response.json().await.unwrap_or_default();
-        Err(from_problem(status, &problem))
+        let slug = problem["type"].as_str().and_then(|kind| kind.rsplit('/').next()).unwrap_or_default();
+        Err(match (slug, status) {
+            ("log-unavailable", _) => Error::LogUnavailable,
+            (_, StatusCode::SERVICE_UNAVAILABLE) => Error::Busy,
+            _ => from_problem(status, &problem),
+        })
     }
 }
 
@@ -223,11 +225,7 @@ fn from_problem(status: StatusCode, problem: &Value) -> Error {
             receipt: Some(Box::new(receipt)),
         };
     }
-    let kind = member("title").unwrap_or_else(|| status.to_string());
-    Error::Remote(match member("detail") {
-        Some(detail) => format!("{kind}: {detail}"),
-        None => kind,
-    })
+    Error::Remote(member("detail").unwrap_or_else(|| status.to_string()))
 }
 
 fn unreachable(error: reqwest::Error) -> Error {

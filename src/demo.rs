@@ -15,6 +15,7 @@ use bytes::Bytes;
 use chrono::{TimeDelta, Utc};
 use clap::Args;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use metrics_exporter_prometheus::PrometheusBuilder;
 use parquet::arrow::ArrowWriter;
 use tokio::net::TcpListener;
 use uuid::Uuid;
@@ -103,7 +104,11 @@ impl Demo {
         };
         let url = format!("http://{}", listener.local_addr().map_err(Error::internal)?);
         println!("{url}, data in {}", data.display());
-        let options = http::Options { body_limit: 256 << 20, ..http::Options::default() };
+        let options = http::Options {
+            metrics: PrometheusBuilder::new().install_recorder().ok(),
+            body_limit: 256 << 20,
+            ..http::Options::default()
+        };
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
         let server = tokio::spawn(http::serve(listener, http::router(hub, options), async {
             let _ = stopped.await;

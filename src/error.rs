@@ -12,7 +12,7 @@ use crate::dataset::receipt::Receipt;
 /// The result of anything fallible in gridhub.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What went wrong. [`Error::slug`] names the kind as `interface.md` spells it.
+/// What went wrong. [`Error::slug`] names the kind, stable over versions.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
     /// No credential, or one that is unknown, expired or revoked: these look alike on purpose.
@@ -93,6 +93,12 @@ pub enum Error {
     /// The query needs more memory, disk or rows than it may have.
     #[error("{0}")]
     ResourceLimit(String),
+    /// A request that cannot be read.
+    #[error("{0}")]
+    BadRequest(String),
+    /// A call with a method the path does not know.
+    #[error("this path does not know that method; GET /openapi.json lists what there is")]
+    MethodNotAllowed,
     /// A file the operator wrote is wrong.
     #[error("{}{}: {why}", .file.display(), .line.map(|l| format!(":{l}")).unwrap_or_default())]
     Setup {
@@ -174,6 +180,8 @@ impl Error {
             Self::UnsupportedMediaType(_) => "unsupported-media-type",
             Self::DataError(_) => "data-error",
             Self::ResourceLimit(_) => "resource-limit",
+            Self::BadRequest(_) => "bad-request",
+            Self::MethodNotAllowed => "method-not-allowed",
             Self::Setup { .. } | Self::Usage(_) | Self::Unreachable(_) | Self::Remote(_) | Self::Internal(_) => {
                 "internal"
             }

@@ -22,7 +22,12 @@ use tokio::sync::{Mutex, Semaphore};
 use uuid::Uuid;
 
 use crate::{
-    audit::{Clock, Entry, Event, Log, checkpoint, question::Kept, scrub::scrub, tree::Hash},
+    audit::{
+        Clock, Entry, Event, Log, checkpoint,
+        question::Kept,
+        scrub::{Scrubbed, scrub},
+        tree::Hash,
+    },
     dataset::{
         Dataset, DatasetName, Datasets, OnInvalid, contract,
         layout::{arrow_type, type_word},
@@ -272,6 +277,15 @@ impl Hub {
                 contracts: hub.datasets.values().map(|d| (d.name.to_string(), d.version.clone())).collect(),
             })
             .await?;
+        let policy = hub.policy.version().as_bytes();
+        if let Some(before) = hub.metadata.fact("policy")?.filter(|before| before != policy) {
+            let event = Event::PolicyChange {
+                from: String::from_utf8_lossy(&before).into_owned(),
+                to: hub.policy.version().to_owned(),
+            };
+            hub.log.append(event).await?;
+        }
+        hub.metadata.remember("policy", policy)?;
         hub.log_what_waits().await?;
         Ok(hub)
     }
@@ -636,7 +650,11 @@ impl Hub {
     async fn begin_question(&self, credential: &Credential, question: &Question, channel: &str) -> Result<Begun> {
         let query_id = Uuid::now_v7().to_string();
         let divisions = self.store.divisions();
-        let asked = scrub(&question.sql, |code| divisions.contains(code));
+        // A text too long to be planned is too long to be kept.
+        let asked = match question.sql.len() > self.engine.longest_statement() {
+            true => Scrubbed { text: String::new(), reproducible: false },
+            false => scrub(&question.sql, |code| divisions.contains(code)),
+        };
         let mut reproducible = asked.reproducible;
         let params: Vec<String> = question
             .params

@@ -3,6 +3,7 @@
 
 pub mod barrier;
 pub mod functions;
+mod growth;
 mod plan_errors;
 mod statement;
 mod table;
@@ -127,6 +128,8 @@ impl Engine {
     pub fn new(runtime: Arc<RuntimeEnv>, pseudonyms: Arc<Pseudonyms>, limits: Limits) -> Result<Self> {
         let workers = tokio::runtime::Builder::new_multi_thread()
             .thread_name("gridhub-query")
+            // As many as may run at once: planning does not yield, and must not keep others waiting.
+            .worker_threads(limits.at_once)
             .thread_stack_size(STACK)
             .enable_all()
             .build()
@@ -160,6 +163,11 @@ impl Engine {
         }
     }
 
+    /// The length of the longest statement that is planned, in bytes.
+    pub fn longest_statement(&self) -> usize {
+        self.limits.sql_bytes
+    }
+
     /// Reads one `SELECT` and binds it to the tables of the caller's view, and to nothing else.
     ///
     /// # Errors
@@ -178,6 +186,7 @@ impl Engine {
         statement::only_a_query(&statement)?;
         let plan = state.statement_to_plan(statement).await.map_err(|e| plan_errors::planning(&e))?;
         let plan = plan.with_param_values(params.to_vec()).map_err(|e| plan_errors::planning(&e))?;
+        growth::check(&plan)?;
         let plan = transform::local_midnights(plan).map_err(|e| plan_errors::planning(&e))?;
         Ok(Planned { state, plan })
     }

@@ -7,5 +7,4 @@ mod log;
 mod protected;
 mod questions;
 mod two_worlds;
-
 mod upload;

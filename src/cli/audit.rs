@@ -171,7 +171,10 @@ async fn show(id: &str, keys: Option<PathBuf>, source: &Source) -> Result<()> {
         print(format!("{}\n", as_json(&entry)?).as_bytes())?;
         if let (Event::QueryBegin { query_id, .. }, Some(data)) = (&entry.event, &source.data) {
             let folder = keys.clone().unwrap_or_else(|| Settings::default().keys_folder());
-            let keys = Keys::open(&folder, data, true)?;
+            let Ok(keys) = Keys::open(&folder, data, true) else {
+                print(b"asked: to read the text, name the keys with --keys\n")?;
+                continue;
+            };
             if let Some(sealed) = Metadata::open(data)?.question(query_id)? {
                 let kept = Kept::open(&sealed, query_id, &keys)?;
                 print(format!("asked: {}\n", kept.sql).as_bytes())?;

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::{Hub, words};
 use crate::{
-    dataset::receipt::Receipt,
+    dataset::receipt::{Receipt, Status},
     error::{Error, Result},
     validate::Format,
 };
@@ -64,6 +64,9 @@ impl Push {
                 Ok(receipt) => {
                     eprintln!("{name}: {}", words::receipt(&receipt));
                     print_receipt(&receipt)?;
+                    if receipt.status == Status::Rejected {
+                        return Err(Error::Remote("no row of the file would be stored".into()));
+                    }
                 }
                 Err(Error::ContractViolation { why, receipt }) => {
                     if let Some(receipt) = &receipt {

@@ -66,10 +66,10 @@ impl Serve {
         if settings.http == "none" {
             return Err(Error::Usage("--http none: no door would be left".into()));
         }
-        let hub = Arc::new(open(&settings).await?);
         let listener = TcpListener::bind(&settings.http)
             .await
             .map_err(|e| Error::Usage(format!("cannot listen on `{}`: {e}", settings.http)))?;
+        let hub = Arc::new(open(&settings).await?);
         let address = listener.local_addr().map_err(Error::internal)?;
         eprintln!("gridhub listens on http://{address}, data in {}", settings.data.display());
         let options = http::Options {

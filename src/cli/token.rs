@@ -93,13 +93,12 @@ impl Token {
 }
 
 fn open(data: &Path) -> Result<Metadata> {
-    use std::os::unix::fs::DirBuilderExt;
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(data)
-        .map_err(|e| Error::setup(data, None, format!("cannot make the data folder: {e}")))?;
-    Metadata::open(data)
+    match data.join("metadata.sqlite").exists() {
+        true => Metadata::open(data),
+        false => {
+            Err(Error::setup(data, None, "no hub has used this folder; start one on it, or name another with --data"))
+        }
+    }
 }
 
 fn lifetime(text: &str) -> Result<TimeDelta> {

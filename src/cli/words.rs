@@ -54,6 +54,7 @@ pub fn receipt(receipt: &Receipt) -> String {
 pub fn entry(entry: &Entry) -> String {
     let what = match &entry.event {
         Event::HubStart { policy, .. } => format!("hub.start      policy {policy}"),
+        Event::PolicyChange { from, to } => format!("policy.change  {from} to {to}"),
         Event::QueryBegin { caller, agency, purpose, channel, query_id, .. } => {
             format!("query.begin    {caller} of {agency} for {purpose} by {channel}, {query_id}")
         }

@@ -2,7 +2,7 @@
 //! node and expression that is not named here is refused.
 //!
 //! Works on the plan as the caller wrote it, before the engine's analyzer and optimizer change it, so
-//! that every cast and function seen here was written by the caller (disclosure.md, section 2).
+//! that every cast and function seen here was written by the caller.
 
 use std::{collections::BTreeMap, sync::Arc};
 

@@ -107,7 +107,7 @@ fn compares_without_fail(column: &Expr, literal: &Expr, schema: &DFSchema) -> bo
         // The literal is cast, once, whatever the rows are.
         (DataType::Date32 | DataType::Timestamp(..), DataType::Utf8) => true,
         (DataType::Timestamp(_, Some(_)), DataType::Timestamp(..)) => true,
-        _ => column == literal || (column.is_numeric() && literal.is_numeric()),
+        _ => column == literal || (column.is_integer() && literal.is_integer()),
     }
 }
 

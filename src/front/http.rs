@@ -58,20 +58,25 @@ pub fn router(hub: Arc<Hub>, options: Options) -> Router {
         .route("/metrics", get(metrics))
         .route("/openapi.json", get(openapi))
         .layer(middleware::from_fn_with_state(door.clone(), loopback_only));
+    // Questions are short; only files are long.
+    let questions = Router::new()
+        .route("/v1/sql", post(sql))
+        .route("/v1/explain", post(explain))
+        .layer(DefaultBodyLimit::max(1 << 20));
     Router::new()
         .route("/v1/datasets", get(datasets))
         .route("/v1/datasets/{dataset}", get(dataset))
         .route("/v1/datasets/{dataset}/batches/{batch}", put(push).get(receipt))
-        .route("/v1/sql", post(sql))
-        .route("/v1/explain", post(explain))
         .route("/v1/log/checkpoint", get(checkpoint))
         .route("/v1/log/verifier", get(verifier))
         .route("/v1/log/tile/0/{*tile}", get(hash_tile))
         .route("/v1/log/entries", get(log_entries))
+        .layer(DefaultBodyLimit::max(options.body_limit))
+        .merge(questions)
         .merge(operations)
         .fallback(async || Error::NotFound)
+        .method_not_allowed_fallback(async || Error::MethodNotAllowed)
         .layer(middleware::from_fn(count))
-        .layer(DefaultBodyLimit::max(options.body_limit))
         .with_state(door)
 }
 
@@ -92,12 +97,29 @@ impl FromRequestParts<Door> for Caller {
     }
 }
 
+/// The members of a query string.
+struct Members<T>(T);
+
+impl<T: serde::de::DeserializeOwned> FromRequestParts<Door> for Members<T> {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Door) -> Result<Self> {
+        Query::try_from_uri(&parts.uri).map(|Query(members)| Self(members)).map_err(|_| {
+            Error::BadRequest("the query string cannot be read; give each member once, in its form".into())
+        })
+    }
+}
+
 #[derive(Deserialize)]
 struct Purpose {
     purpose: Option<String>,
 }
 
-async fn datasets(State(door): State<Door>, Caller(caller): Caller, Query(asked): Query<Purpose>) -> Result<Response> {
+async fn datasets(
+    State(door): State<Door>,
+    Caller(caller): Caller,
+    Members(asked): Members<Purpose>,
+) -> Result<Response> {
     let listed = door.hub.catalogue(&caller, asked.purpose.as_deref())?;
     Ok(Json(json!({ "datasets": listed })).into_response())
 }
@@ -106,7 +128,7 @@ async fn dataset(
     State(door): State<Door>,
     Caller(caller): Caller,
     Path(name): Path<String>,
-    Query(asked): Query<Purpose>,
+    Members(asked): Members<Purpose>,
 ) -> Result<Response> {
     let listed = door.hub.catalogue(&caller, asked.purpose.as_deref())?;
     let found = listed.into_iter().find(|dataset| dataset.name == name).ok_or(Error::NotFound)?;
@@ -123,7 +145,7 @@ async fn push(
     State(door): State<Door>,
     Caller(caller): Caller,
     Path((dataset, batch)): Path<(String, String)>,
-    Query(options): Query<PushOptions>,
+    Members(options): Members<PushOptions>,
     headers: HeaderMap,
     body: Result<Bytes, axum::extract::rejection::BytesRejection>,
 ) -> Result<Response> {
@@ -286,7 +308,7 @@ fn hundred() -> usize {
 async fn log_entries(
     State(door): State<Door>,
     Caller(caller): Caller,
-    Query(asked): Query<Entries>,
+    Members(asked): Members<Entries>,
 ) -> Result<Response> {
     let entries = door.hub.log_entries(&caller, asked.purpose.as_deref(), asked.from, asked.count).await?;
     let mut listed = Vec::with_capacity(entries.len());
@@ -316,7 +338,7 @@ async fn metrics(State(door): State<Door>) -> Response {
 
 /// The interface in OpenAPI 3.1.
 async fn openapi() -> Response {
-    Json(super::http::description()).into_response()
+    Json(description()).into_response()
 }
 
 /// The OpenAPI document.
@@ -384,11 +406,7 @@ async fn count(request: Request, next: Next) -> Response {
 
 fn batch_id(text: &str) -> Result<Uuid> {
     Uuid::parse_str(text).map_err(|_| {
-        Error::Refused(crate::error::Refusal {
-            rule: "batch-id".into(),
-            why: "the batch id is not a UUID".into(),
-            instead: "make one (version 4 or 7) and keep it for every try of the same file".into(),
-        })
+        Error::BadRequest("the batch id is not a UUID; make one and keep it for every try of the same file".into())
     })
 }
 
@@ -400,8 +418,9 @@ fn text_header(headers: &HeaderMap, name: &str) -> Option<String> {
 fn content_digest(headers: &HeaderMap) -> Result<Option<Vec<u8>>> {
     let Some(header) = text_header(headers, "content-digest") else { return Ok(None) };
     for part in header.split(',') {
-        if let Some(encoded) = part.trim().strip_prefix("sha-256=:") {
-            let digest = encoded.strip_suffix(':').and_then(|encoded| BASE64.decode(encoded).ok());
+        if let Some(encoded) = part.trim().strip_prefix("sha-256=") {
+            let encoded = encoded.strip_prefix(':').and_then(|encoded| encoded.strip_suffix(':'));
+            let digest = encoded.and_then(|encoded| BASE64.decode(encoded).ok());
             return digest.map(Some).ok_or(Error::DigestMismatch);
         }
     }

@@ -15,11 +15,14 @@ const TYPE: &str = "https://gridhub.dev/problems/";
 pub fn status(error: &Error) -> StatusCode {
     match error {
         Error::Unauthenticated => StatusCode::UNAUTHORIZED,
-        Error::PurposeRequired { .. } | Error::SqlSyntax(_) | Error::DigestMismatch | Error::Usage(_) => {
-            StatusCode::BAD_REQUEST
-        }
+        Error::PurposeRequired { .. }
+        | Error::SqlSyntax(_)
+        | Error::DigestMismatch
+        | Error::Usage(_)
+        | Error::BadRequest(_) => StatusCode::BAD_REQUEST,
         Error::PurposeNotAllowed { .. } | Error::NotAllowed(_) => StatusCode::FORBIDDEN,
         Error::NotFound => StatusCode::NOT_FOUND,
+        Error::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
         Error::BatchConflict => StatusCode::CONFLICT,
         Error::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
         Error::UnsupportedMediaType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,

@@ -24,6 +24,33 @@ const OPERATORS: usize = 400;
 /// Most set operations in a statement.
 const SET_OPERATIONS: usize = 60;
 
+/// Most windows in a statement.
+const WINDOWS: usize = 50;
+
+/// Words that put one expression inside another, as operators do.
+const NESTING: [Keyword; 20] = [
+    Keyword::AND,
+    Keyword::AT,
+    Keyword::BETWEEN,
+    Keyword::CASE,
+    Keyword::COLLATE,
+    Keyword::DIV,
+    Keyword::ILIKE,
+    Keyword::IN,
+    Keyword::IS,
+    Keyword::LIKE,
+    Keyword::NOT,
+    Keyword::NOTNULL,
+    Keyword::OPERATOR,
+    Keyword::OR,
+    Keyword::OVERLAPS,
+    Keyword::REGEXP,
+    Keyword::RLIKE,
+    Keyword::SIMILAR,
+    Keyword::WHEN,
+    Keyword::XOR,
+];
+
 /// Most tables a statement may come to once its common tables are written out.
 const TABLES: usize = 200;
 
@@ -34,14 +61,13 @@ const TABLES: usize = 200;
 pub fn check_size(sql: &str) -> Result<()> {
     // What cannot be cut into tokens is the parser's to complain about.
     let Ok(tokens) = Tokenizer::new(&PostgreSqlDialect {}, sql).tokenize() else { return Ok(()) };
-    let (mut operators, mut sets) = (0, 0);
+    let (mut operators, mut sets, mut windows) = (0, 0, 0);
     for token in &tokens {
         match token {
             Token::Word(word) => match word.keyword {
-                Keyword::AND | Keyword::OR | Keyword::NOT | Keyword::CASE | Keyword::IS | Keyword::LIKE => {
-                    operators += 1
-                }
-                Keyword::UNION | Keyword::INTERSECT | Keyword::EXCEPT => sets += 1,
+                Keyword::UNION | Keyword::INTERSECT | Keyword::EXCEPT | Keyword::MINUS => sets += 1,
+                Keyword::OVER => windows += 1,
+                keyword if NESTING.contains(&keyword) => operators += 1,
                 _ => {}
             },
             Token::Comma | Token::Whitespace(_) | Token::Period | Token::RParen | Token::SemiColon | Token::EOF => {}
@@ -49,10 +75,10 @@ pub fn check_size(sql: &str) -> Result<()> {
             _ => operators += 1,
         }
     }
-    match operators > OPERATORS || sets > SET_OPERATIONS {
+    match operators > OPERATORS || sets > SET_OPERATIONS || windows > WINDOWS {
         true => Err(Error::SqlSyntax(format!(
-            "the statement has more than {OPERATORS} operators or {SET_OPERATIONS} set operations; use IN, or put \
-             the values in a dataset"
+            "the statement has more than {OPERATORS} operators, {SET_OPERATIONS} set operations or {WINDOWS} windows; \
+             use IN, or ask in steps"
         ))),
         false => Ok(()),
     }

@@ -159,10 +159,17 @@ impl GovernedTable {
                 let literals = literals?;
                 match self.exposure(&column.name)? {
                     Exposure::Clear => Some(stored(&column.name).in_list(list.clone(), false)),
-                    Exposure::Token => literals
-                        .into_iter()
-                        .map(|value| self.token_is(&column.name, value))
-                        .reduce(|all, one| Some(all?.or(one?)))?,
+                    Exposure::Token => {
+                        let texts: Option<Vec<&str>> =
+                            literals.into_iter().map(|value| value.try_as_str().flatten()).collect();
+                        let pseudonyms = texts?.into_iter().filter_map(|text| self.tokens.invert(text));
+                        let pseudonyms: Vec<Expr> =
+                            pseudonyms.map(|p0| lit(ScalarValue::Binary(Some(p0.to_vec())))).collect();
+                        Some(match pseudonyms.is_empty() {
+                            true => lit(false),
+                            false => stored(&column.name).in_list(pseudonyms, false),
+                        })
+                    }
                     _ => None,
                 }
             }

@@ -55,104 +55,133 @@ pub fn holds_identifier(text: &str, is_division: impl Fn(&str) -> bool) -> bool 
     !identifier_spans(text, is_division).is_empty()
 }
 
-/// The byte ranges of `text` that read like a resident id (18 characters, right or mistyped, or the old
-/// 15 digits), a mobile number or a credit code, in whatever digits and however spaced.
+/// The byte ranges of `text` that read like a resident id (18 characters, or the old 15 digits), a mobile
+/// number or a credit code, in whatever digits, in one piece or in the groups people write them in.
+///
+/// A piece is looked at whole: digits inside a longer number are that number's. An id with a wrong check
+/// counts in one piece, as somebody's with a typing error, and not in groups, where dates and serial
+/// numbers meet by chance.
 pub fn identifier_spans(text: &str, is_division: impl Fn(&str) -> bool) -> Vec<Range<usize>> {
-    let mut spans = Vec::new();
-    let mut run = Run::default();
-    for (at, c) in text.char_indices() {
-        let end = at + c.len_utf8();
-        for folded in std::iter::once(c).nfkc() {
-            match folded {
-                _ if is_invisible(folded) => {}
-                _ if digit(folded).is_some() => run.push(digit(folded).unwrap_or('0'), at..end),
-                // A letter may be part of a credit code, or the check of an id; digits end before it.
-                'a'..='z' | 'A'..='Z' => run.push(folded.to_ascii_uppercase(), at..end),
-                _ if run.gap < WIDEST_GAP && is_separator(folded) => run.gap += 1,
-                _ => run.close(&mut spans, &is_division),
+    let (numbers, words) = pieces(text);
+    let mut spans: Vec<Range<usize>> =
+        words.into_iter().filter(|word| uscc(&word.0).is_ok()).map(|word| word.1).collect();
+    let mut at = 0;
+    while at < numbers.len() {
+        match (1..=numbers.len().min(at + LONGEST_GROUP) - at).rev().find(|count| {
+            let group = &numbers[at..at + count];
+            group[1..].iter().all(|number| number.joined) && is_person(group, &is_division)
+        }) {
+            Some(count) => {
+                spans.push(numbers[at].place.start..numbers[at + count - 1].place.end);
+                at += count;
             }
+            None => at += 1,
         }
     }
-    run.close(&mut spans, &is_division);
+    spans.sort_by_key(|span| span.start);
+    spans.dedup_by(|later, earlier| {
+        let overlap = later.start < earlier.end;
+        earlier.end = if overlap { earlier.end.max(later.end) } else { earlier.end };
+        overlap
+    });
     spans
 }
 
-/// So many separators may stand between two digits of one number.
-const WIDEST_GAP: usize = 2;
+/// Most pieces an id is written in: every digit for itself.
+const LONGEST_GROUP: usize = 18;
 
-/// Letters and digits that may belong together.
-#[derive(Default)]
-struct Run {
+/// So many separators may stand between two pieces of one number.
+const WIDEST_GAP: usize = 3;
+
+/// A whole number as it stands in a text.
+struct Number {
+    /// Its digits, and the X that may end an id.
     symbols: String,
-    places: Vec<Range<usize>>,
-    gap: usize,
+    place: Range<usize>,
+    /// Whether nothing but a few separators stands between it and the number before.
+    joined: bool,
 }
 
-impl Run {
-    fn push(&mut self, symbol: char, place: Range<usize>) {
-        self.gap = 0;
-        self.symbols.push(symbol);
-        self.places.push(place);
-    }
-
-    /// Tries every window of the run, the longest kind first.
-    fn close(&mut self, spans: &mut Vec<Range<usize>>, is_division: &impl Fn(&str) -> bool) {
-        let run = std::mem::take(self);
-        let mut at = 0;
-        while at < run.symbols.len() {
-            let rest = &run.symbols[at..];
-            let window = |width: usize| rest.get(..width);
-            let alone = |width: usize| starts_digits(&run.symbols, at) && digits_end(rest, width);
-            // A grid code holds digits that would pass for a phone number.
-            let division = [15, 12, 9, 6].into_iter().find(|width| window(*width).is_some_and(is_division));
-            let found =
-                if window(18).is_some_and(is_resident_id) || alone(18) && window(18).is_some_and(|w| uscc(w).is_ok()) {
-                    Some(18)
-                } else if division.is_some_and(|width| digits_end(rest, width)) {
-                    at += division.unwrap_or(1);
-                    continue;
-                } else if starts_digits(&run.symbols, at)
-                    && window(15).is_some_and(|w| digits_end(rest, 15) && resident_id(w).is_ok())
-                {
-                    Some(15)
-                } else if phone_starts(&run.symbols, at)
-                    && window(11).is_some_and(|w| digits_end(rest, 11) && mobile(w).is_ok())
-                {
-                    Some(11)
-                } else {
-                    None
-                };
-            match found {
-                Some(width) => {
-                    spans.push(run.places[at].start..run.places[at + width - 1].end);
-                    at += width;
-                }
-                None => at += 1,
+/// The numbers of a text, and its words of letters and digits.
+fn pieces(text: &str) -> (Vec<Number>, Vec<(String, Range<usize>)>) {
+    let mut numbers: Vec<Number> = Vec::new();
+    let mut words: Vec<(String, Range<usize>)> = Vec::new();
+    // What the last symbols were: inside a number, inside a word, and how many separators since.
+    let (mut in_number, mut in_word, mut gap) = (false, false, WIDEST_GAP + 1);
+    for (at, c) in text.char_indices() {
+        let place = at..at + c.len_utf8();
+        for folded in std::iter::once(c).nfkc().filter(|c| !is_invisible(*c)) {
+            let symbol = digit(folded).unwrap_or(folded).to_ascii_uppercase();
+            if !symbol.is_ascii_alphanumeric() {
+                gap = if is_separator(symbol) { gap.saturating_add(1) } else { WIDEST_GAP + 1 };
+                (in_number, in_word) = (false, false);
+                continue;
             }
+            match words.last_mut().filter(|_| in_word) {
+                Some(word) => {
+                    word.0.push(symbol);
+                    word.1.end = place.end;
+                }
+                None => words.push((symbol.to_string(), place.clone())),
+            }
+            in_word = true;
+            let last = numbers.last_mut().filter(|_| in_number || (symbol == 'X' && gap <= WIDEST_GAP));
+            if symbol.is_ascii_digit() {
+                match last {
+                    Some(number) => {
+                        number.symbols.push(symbol);
+                        number.place.end = place.end;
+                    }
+                    None => {
+                        let joined = gap <= WIDEST_GAP;
+                        numbers.push(Number { symbols: symbol.to_string(), place: place.clone(), joined });
+                    }
+                }
+                (in_number, gap) = (true, 0);
+                continue;
+            }
+            if let (Some(number), 'X') = (last, symbol) {
+                number.symbols.push('X');
+                number.place.end = place.end;
+            }
+            (in_number, gap) = (false, WIDEST_GAP + 1);
         }
     }
+    (numbers, words)
 }
 
-fn is_resident_id(window: &str) -> bool {
-    // An id with a wrong check is somebody's with a typing error.
-    matches!(resident_id(window), Ok(_) | Err(Fault::Check))
+/// Whether these pieces together are somebody's number.
+fn is_person(group: &[Number], is_division: &impl Fn(&str) -> bool) -> bool {
+    let whole: String = group.iter().map(|number| number.symbols.as_str()).collect();
+    if whole.len() > 18 {
+        return false;
+    }
+    let digits = whole.trim_end_matches('X');
+    let widths: Vec<usize> = group.iter().map(|number| number.symbols.trim_end_matches('X').len()).collect();
+    let phone = match digits.len() {
+        11 => Some((digits, widths.as_slice())),
+        13 => digits.strip_prefix("86").map(|digits| (digits, if widths[0] == 2 { &widths[1..] } else { &widths })),
+        15 => digits.strip_prefix("0086").map(|digits| (digits, if widths[0] == 4 { &widths[1..] } else { &widths })),
+        _ => None,
+    };
+    if let Some((digits, widths)) = phone
+        && mobile(digits).is_ok()
+        && (widths.len() == 1 || matches!(widths, [3, 4, 4] | [3, 8]))
+    {
+        return true;
+    }
+    match (whole.len(), resident_id(&whole)) {
+        (18, Ok(_)) => true,
+        (18, Err(Fault::Check)) => group.len() == 1 && is_province(&whole),
+        (15, Ok(_)) => group.len() == 1 && is_province(&whole) && !is_division(&whole),
+        // An X may end something else: 15 digits and a letter.
+        _ => false,
+    }
 }
 
-/// Whether no digit stands before.
-fn starts_digits(symbols: &str, at: usize) -> bool {
-    at == 0 || !symbols.as_bytes()[at - 1].is_ascii_digit()
-}
-
-/// Whether no digit stands before, or nothing but the country code.
-fn phone_starts(symbols: &str, at: usize) -> bool {
-    let before = &symbols[..at];
-    starts_digits(symbols, at)
-        || ["86", "0086"].iter().any(|code| before.ends_with(code) && starts_digits(symbols, at - code.len()))
-}
-
-/// Whether no digit follows.
-fn digits_end(rest: &str, width: usize) -> bool {
-    !rest.as_bytes().get(width).is_some_and(u8::is_ascii_digit)
+/// Whether an id begins as ids do: with one of the eight regions of GB/T 2260.
+fn is_province(id: &str) -> bool {
+    matches!(id.as_bytes(), [b'1'..=b'8', b'0'..=b'7', ..])
 }
 
 /// The ASCII digit of any decimal digit.
@@ -171,7 +200,11 @@ fn is_invisible(c: char) -> bool {
 
 fn is_separator(c: char) -> bool {
     c.is_whitespace()
-        || matches!(c, '-' | '.' | '_' | '/' | '·' | '(' | ')' | '+' | '\u{2010}'..='\u{2015}' | '\u{2212}')
+        || matches!(
+            c,
+            '-' | '.' | '_' | '/' | '·' | '(' | ')' | '+' | ',' | ':' | '~' | '、' | '\u{2010}'
+                ..='\u{2015}' | '\u{2212}'
+        )
 }
 
 /// NFKC, without invisible marks, trimmed.
@@ -331,6 +364,14 @@ mod tests {
             "١٣٩١٢٣٤٥٦٧٥",
             "130503670401001",
             "91350100M000100Y43",
+            "咳 13912345678 13912345679",
+            "咳 2026-01-05 13912345678",
+            "10:00:00 13912345678",
+            "13912345678/13912345679",
+            "13912345678 3",
+            "139 - 1234 - 5678",
+            "139,1234,5678",
+            "1 1 0 1 0 5 1 9 4 9 1 2 3 1 0 0 2 X",
         ] {
             assert!(found(text), "{text}");
         }
@@ -343,6 +384,13 @@ mod tests {
             "B0001, 2 boxes",
             "1234567890123456789012",
             "https://example.org/a/b/c",
+            "血压130/80 98.6 120",
+            "1380 1400 100",
+            "1 3 5 7 9 1 2 3 4 5 6",
+            "1.3 1.4 1.5 1.6 1.7 1",
+            "S/N 86900001-19981231-0001",
+            "lot 123456-20260105-0012",
+            "drug 6901234 2026-01-05 12345",
         ] {
             assert!(!found(text), "{text}");
         }

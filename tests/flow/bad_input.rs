@@ -180,7 +180,7 @@ async fn bodies_and_digests() {
     let id = Uuid::now_v7().to_string();
     let wrong = "sha-256=:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=:";
     assert_snapshot!(hub.send(put(wrong, &id)).await.problem(), @"400 digest-mismatch: the body does not match its Content-Digest; send it again");
-    assert_snapshot!(hub.send(put("md5=:AA==:", "42")).await.problem(), @"422 refused: the batch id is not a UUID");
+    assert_snapshot!(hub.send(put("md5=:AA==:", "42")).await.problem(), @"400 bad-request: the batch id is not a UUID; make one and keep it for every try of the same file");
     let large = hub.push("community-uploader", VISITS, CSV, vec![b'x'; 65 << 20]).await;
     assert_snapshot!(large.problem(), @"413 too-large: the body is larger than this hub's limit; send the file in parts");
 }
@@ -216,10 +216,12 @@ async fn statements_that_are_none() {
     assert_snapshot!(ask("epidemiology", "").await, @"400 sql-syntax: there is no statement; write a SELECT");
     assert_snapshot!(ask("epidemiology", "SELECT 1 FROM").await, @"400 sql-syntax: the statement cannot be read");
     assert_snapshot!(ask("epidemiology", "SELECT 1; SELECT 2").await, @"422 refused: a request holds one statement");
-    assert_snapshot!(ask("epidemiology", &format!("SELECT '{}'", "x".repeat(1 << 20))).await, @"413 too-large: the statement is larger than 64 KiB");
+    assert_snapshot!(ask("epidemiology", &format!("SELECT '{}'", "x".repeat(100 << 10))).await, @"413 too-large: the statement is larger than 64 KiB");
     assert_snapshot!(ask("epidemiology", &format!("SELECT {}1{}", "(".repeat(500), ")".repeat(500))).await, @"400 sql-syntax: the statement is nested too deeply");
     assert_snapshot!(ask("epidemiology", "SELECT id_no FROM cases c, tests t").await, @"400 sql-syntax: column `id_no` could come from several tables; write it with its table");
     assert_snapshot!(ask("epidemiology", "SELECT sex, count(*) FROM cases").await, @"400 sql-syntax: the statement does not fit together; check GROUP BY, types and the number of columns");
+    let long = ask("epidemiology", &format!("SELECT '{}'", "x".repeat(1 << 20))).await;
+    assert_snapshot!(long, @"413 too-large: the request is larger than 1 MiB");
     let nonsense = hub.post(&token, "/v1/sql", &serde_json::json!({"query": "SELECT 1"}), "").await;
     assert_snapshot!(nonsense.problem(), @r#"400 sql-syntax: the request must be JSON: {"sql": "SELECT …", "purpose": "…"}"#);
     let format = hub.ask_as(&token, "epidemiology", "SELECT 1", "image/png").await;

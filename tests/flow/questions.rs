@@ -116,10 +116,18 @@ async fn statements_that_are_deep_are_planned_or_refused_and_never_fatal() {
         format!("SELECT 'a' {}", chain(9_000, "|| 'a'")),
         format!("SELECT {} 1", chain(9_000, "-")),
         format!("SELECT {} true", chain(9_000, "NOT")),
+        format!("SELECT 1 {}", chain(7_000, "NOTNULL")),
+        format!("SELECT 1 {}", chain(5_000, "IN (1)")),
+        format!("SELECT now() {}", chain(3_000, "AT TIME ZONE 'UTC'")),
+        format!("SELECT 1 {}", chain(3_000, "MINUS SELECT 1")),
+        format!("SELECT 1 {} FROM visits", chain(600, ", rank() OVER (ORDER BY mode)")),
     ] {
         let reply = ask(sql).await;
         assert_eq!(reply.status, 400, "{}", reply.text());
     }
+    let tokens: Vec<_> = (0..1_500).map(|n| format!("'{n:032x}'")).collect();
+    let listed = format!("SELECT count(*) FROM visits WHERE id_no IN ({})", tokens.join(", "));
+    assert_eq!(ask(listed).await.rows(), "[0]");
     let list: Vec<_> = (0..5_000).map(|n| format!("'{n}'")).collect();
     assert_eq!(ask(format!("SELECT count(*) FROM visits WHERE mode IN ({})", list.join(", "))).await.rows(), "[0]");
 }

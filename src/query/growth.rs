@@ -1,0 +1,143 @@
+//! How much longer than its inputs a text can become. Texts put together out of themselves, again and
+//! again, double every time; the engine reserves them outside its memory limit, so such a statement is
+//! refused before it runs.
+
+use std::collections::HashMap;
+
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::logical_expr::{
+    BinaryExpr, Distinct, Expr, LogicalPlan, Operator,
+    expr::{Alias, ScalarFunction},
+};
+
+use crate::error::{Error, Result};
+
+/// Most parts a text may be put together from.
+const PARTS: u64 = 1_000;
+
+/// Refuses plans whose texts grow beyond bounds.
+///
+/// # Errors
+/// [`Error::Refused`].
+pub fn check(plan: &LogicalPlan) -> Result<()> {
+    parts(plan, &mut HashMap::new()).map(drop)
+}
+
+/// For each column of a plan, of how many parts its values may consist.
+fn parts(plan: &LogicalPlan, working: &mut HashMap<String, Vec<u64>>) -> Result<Vec<u64>> {
+    let width = plan.schema().fields().len();
+    let found = match plan {
+        LogicalPlan::Projection(projection) => {
+            let below = parts(&projection.input, working)?;
+            of_all(&projection.expr, &projection.input, &below, working)?
+        }
+        LogicalPlan::Aggregate(aggregate) => {
+            let below = parts(&aggregate.input, working)?;
+            let both: Vec<Expr> = aggregate.group_expr.iter().chain(&aggregate.aggr_expr).cloned().collect();
+            of_all(&both, &aggregate.input, &below, working)?
+        }
+        LogicalPlan::Window(window) => {
+            let below = parts(&window.input, working)?;
+            let added = of_all(&window.window_expr, &window.input, &below, working)?;
+            [below, added].concat()
+        }
+        LogicalPlan::Distinct(Distinct::On(on)) => {
+            let below = parts(&on.input, working)?;
+            of_all(&on.select_expr, &on.input, &below, working)?
+        }
+        LogicalPlan::Union(union) => {
+            let mut widest = vec![1; width];
+            for input in &union.inputs {
+                for (widest, parts) in widest.iter_mut().zip(parts(input, working)?) {
+                    *widest = parts.max(*widest);
+                }
+            }
+            widest
+        }
+        LogicalPlan::RecursiveQuery(query) => {
+            let first = parts(&query.static_term, working)?;
+            working.insert(query.name.clone(), first.clone());
+            let next = parts(&query.recursive_term, working)?;
+            if next.iter().zip(&first).any(|(next, first)| next > first) {
+                return Err(too_long());
+            }
+            first
+        }
+        LogicalPlan::TableScan(scan) => working.get(scan.table_name.table()).cloned().unwrap_or_else(|| vec![1; width]),
+        other => {
+            let mut all = Vec::new();
+            for input in other.inputs() {
+                all.extend(parts(input, working)?);
+            }
+            let below = all.clone();
+            for expr in other.expressions() {
+                // Filters and keys compute texts too, and throw them away.
+                of(&expr, &|_| below.iter().copied().max().unwrap_or(1), working)?;
+            }
+            all
+        }
+    };
+    // Grouping sets and joins that keep one side change the number of columns; the widest stands for all.
+    match found.len() == width {
+        true => Ok(found),
+        false => Ok(vec![found.into_iter().max().unwrap_or(1); width]),
+    }
+}
+
+fn of_all(
+    expressions: &[Expr],
+    input: &LogicalPlan,
+    below: &[u64],
+    working: &mut HashMap<String, Vec<u64>>,
+) -> Result<Vec<u64>> {
+    let column = |column: &datafusion::common::Column| {
+        let at = input.schema().maybe_index_of_column(column);
+        at.and_then(|at| below.get(at).copied()).unwrap_or_else(|| below.iter().copied().max().unwrap_or(1))
+    };
+    expressions.iter().map(|expr| of(expr, &column, working)).collect()
+}
+
+fn of(
+    expr: &Expr,
+    column: &dyn Fn(&datafusion::common::Column) -> u64,
+    working: &mut HashMap<String, Vec<u64>>,
+) -> Result<u64> {
+    let count = match expr {
+        Expr::Column(found) | Expr::OuterReferenceColumn(_, found) => column(found),
+        Expr::Alias(Alias { expr, .. }) => of(expr, column, working)?,
+        Expr::BinaryExpr(BinaryExpr { left, op: Operator::StringConcat, right }) => {
+            of(left, column, working)?.saturating_add(of(right, column, working)?)
+        }
+        Expr::ScalarFunction(ScalarFunction { func, args }) if matches!(func.name(), "concat" | "concat_ws") => {
+            let mut sum = 0_u64;
+            for part in args {
+                sum = sum.saturating_add(of(part, column, working)?);
+            }
+            sum
+        }
+        Expr::ScalarSubquery(subquery) => parts(&subquery.subquery, working)?.into_iter().max().unwrap_or(1),
+        other => {
+            let mut inner = Vec::new();
+            other
+                .apply_children(|child| {
+                    inner.push(child.clone());
+                    Ok(TreeNodeRecursion::Continue)
+                })
+                .map_err(Error::internal)?;
+            let mut widest = 1;
+            for child in &inner {
+                widest = of(child, column, working)?.max(widest);
+            }
+            widest
+        }
+    };
+    if count > PARTS { Err(too_long()) } else { Ok(count) }
+}
+
+fn too_long() -> Error {
+    Error::refused(
+        "text-too-long",
+        format!("a text would be put together from more than {PARTS} parts, or grow with every step of a recursion"),
+        "put together fewer texts, and none from itself",
+    )
+}
