@@ -45,7 +45,7 @@ pub fn analyst(last_day: NaiveDate) -> Vec<(&'static str, String)> {
         (
             "Close contacts in quarantine without a test in the last three days, per subdistrict",
             format!(
-                "SELECT substr(q.grid_code, 1, 9) AS street, count(DISTINCT q.id_no) AS untested \
+                "SELECT substr(q.grid_code, 1, 9) AS subdistrict, count(DISTINCT q.id_no) AS untested \
                  FROM quarantine_orders q WHERE q.reason = '密接' AND q.end_date >= DATE '{last_day}' \
                  AND NOT EXISTS (SELECT 1 FROM tests t WHERE t.id_no = q.id_no AND t.sampled_at >= DATE '{}') \
                  GROUP BY 1 ORDER BY 2 DESC LIMIT 5",
@@ -70,7 +70,7 @@ pub fn analyst(last_day: NaiveDate) -> Vec<(&'static str, String)> {
         (
             "Share of residents over 60 with three or more doses, per subdistrict",
             "WITH d AS (SELECT id_no, max(dose_no) AS doses FROM vaccinations GROUP BY 1) \
-             SELECT substr(r.grid_code, 1, 9) AS street, count(DISTINCT r.id_no) AS elderly, \
+             SELECT substr(r.grid_code, 1, 9) AS subdistrict, count(DISTINCT r.id_no) AS elderly, \
              round(count(DISTINCT CASE WHEN d.doses >= 3 THEN r.id_no END) * 1.0 / count(DISTINCT r.id_no), 3) AS coverage \
              FROM residents r LEFT JOIN d ON d.id_no = r.id_no WHERE r.birth_date <= DATE '1966-01-01' \
              GROUP BY 1 ORDER BY 3 LIMIT 5"
@@ -86,13 +86,13 @@ pub fn analyst(last_day: NaiveDate) -> Vec<(&'static str, String)> {
         (
             "Needs reported on the last day, per subdistrict",
             format!(
-                "SELECT substr(grid_code, 1, 9) AS street, needs, count(*) AS n FROM visits \
+                "SELECT substr(grid_code, 1, 9) AS subdistrict, needs, count(*) AS n FROM visits \
                  WHERE visited_at >= DATE '{last_day}' AND needs IS NOT NULL GROUP BY 1, 2 ORDER BY 3 DESC, 1, 2 LIMIT 5"
             ),
         ),
         (
             "A protected statistic: body temperature is sealed, its mean per subdistrict is not",
-            "SELECT substr(grid_code, 1, 9) AS street, count(DISTINCT id_no) AS people, avg(temperature) AS mean \
+            "SELECT substr(grid_code, 1, 9) AS subdistrict, count(DISTINCT id_no) AS people, avg(temperature) AS mean \
              FROM visits GROUP BY 1 ORDER BY 1 LIMIT 5"
                 .into(),
         ),
