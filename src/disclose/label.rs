@@ -328,16 +328,7 @@ impl Pass {
             Expr::AggregateFunction(call) if !functions::allows_aggregate(call.func.name()) => {
                 return Err(functions::refusal(call.func.name()));
             }
-            // The third argument is a size that the engine reserves at once, however large.
-            Expr::AggregateFunction(call)
-                if call.func.name() == "approx_percentile_cont" && call.params.args.len() > 2 =>
-            {
-                return Err(refused(
-                    "function-not-listed",
-                    "approx_percentile_cont with a number of centroids",
-                    "leave the third argument out",
-                ));
-            }
+            Expr::AggregateFunction(call) => functions::check_arguments(call.func.name(), &call.params.args)?,
             Expr::WindowFunction(call) => {
                 let listed = match &call.fun {
                     WindowFunctionDefinition::AggregateUDF(f) => functions::allows_aggregate(f.name()),
@@ -346,6 +337,7 @@ impl Pass {
                 if !listed {
                     return Err(functions::refusal(call.fun.name()));
                 }
+                functions::check_arguments(call.fun.name(), &call.params.args)?;
             }
             Expr::Exists(Exists { subquery, .. }) => {
                 self.subquery(subquery, here)?;
@@ -368,7 +360,6 @@ impl Pass {
                 ));
             }
             Expr::ScalarFunction(_)
-            | Expr::AggregateFunction(_)
             | Expr::Alias(_)
             | Expr::Literal(..)
             | Expr::BinaryExpr(_)

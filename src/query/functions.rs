@@ -10,10 +10,10 @@ use std::sync::Arc;
 
 use datafusion::{
     execution::SessionStateDefaults,
-    logical_expr::{AggregateUDF, ScalarUDF, WindowUDF},
+    logical_expr::{AggregateUDF, Expr, ScalarUDF, WindowUDF},
 };
 
-use crate::error::Error;
+use crate::error::{Error, Result};
 
 /// Scalar functions by their canonical names.
 const SCALAR: &[&str] = &[
@@ -162,6 +162,22 @@ pub fn aggregate() -> Vec<Arc<AggregateUDF>> {
 /// The engine's window functions that are listed.
 pub fn window() -> Vec<Arc<WindowUDF>> {
     SessionStateDefaults::default_window_functions().into_iter().filter(|f| listed(WINDOW, f.name())).collect()
+}
+
+/// Refuses arguments by which a listed function would reserve memory without bound.
+///
+/// # Errors
+/// [`Error::Refused`].
+pub fn check_arguments(name: &str, arguments: &[Expr]) -> Result<()> {
+    // The third argument is a size that the engine reserves at once, however large.
+    match name == "approx_percentile_cont" && arguments.len() > 2 {
+        true => Err(Error::refused(
+            "function-not-listed",
+            "approx_percentile_cont with a number of centroids",
+            "leave the third argument out",
+        )),
+        false => Ok(()),
+    }
 }
 
 /// The refusal of a function, the same whether it exists elsewhere or not.
