@@ -14,8 +14,11 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 pub use log::Log;
+
+use crate::error::{Error, Result};
 
 /// Where the hub takes the time from; tests put their own in.
 pub type Clock = std::sync::Arc<dyn Fn() -> DateTime<Utc> + Send + Sync>;
@@ -23,7 +26,8 @@ pub type Clock = std::sync::Arc<dyn Fn() -> DateTime<Utc> + Send + Sync>;
 /// One entry of the log: when, and what.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Entry {
-    /// Position in the log, from 0. Not stored in the entry: it is the entry's place.
+    /// Position in the log, from 0. Not stored in the entry, whose place it is; readers get it from
+    /// [`Entry::with_index`].
     #[serde(skip_serializing, default)]
     pub index: u64,
     /// When it was written, by the hub's clock.
@@ -31,6 +35,18 @@ pub struct Entry {
     /// What happened.
     #[serde(flatten)]
     pub event: Event,
+}
+
+impl Entry {
+    /// The entry with its place in the log, as readers get it.
+    ///
+    /// # Errors
+    /// Only a fault of the hub.
+    pub fn with_index(&self) -> Result<Value> {
+        let mut value = serde_json::to_value(self).map_err(Error::internal)?;
+        value["index"] = self.index.into();
+        Ok(value)
+    }
 }
 
 /// What the log records.

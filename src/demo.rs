@@ -157,7 +157,8 @@ impl Demo {
         say("7. A compliance officer reviews who asked what");
         let officer_token = tokens.for_caller("compliance-officer")?;
         let officer = Client::new(&url, &officer_token)?;
-        let entries = newest_entries(&officer, 16).await?;
+        let newest = officer.log_size().await?.saturating_sub(16);
+        let entries = officer.log_entries(newest, 16, None).await?;
         for entry in &entries {
             println!("{}", words::entry(entry));
         }
@@ -275,16 +276,6 @@ async fn ask(client: &Client, title: &str, sql: &str, purpose: Option<&str>) -> 
     let answer = client.query(sql, purpose, "application/vnd.apache.arrow.stream").await?;
     print!("{}", words::table(&answer)?);
     Ok(())
-}
-
-async fn newest_entries(officer: &Client, count: usize) -> Result<Vec<crate::audit::Entry>> {
-    let from = officer.log_size().await?.saturating_sub(count as u64);
-    let entries = officer.log_entries(from, count, None).await?;
-    let numbered = (from..).zip(entries).map(|(index, mut entry)| {
-        entry.index = index;
-        entry
-    });
-    Ok(numbered.collect())
 }
 
 fn dirty(dirt: &city::Dirt) -> usize {

@@ -14,7 +14,6 @@ pub use table::{GovernedTable, SUBJECT};
 
 use std::{collections::BTreeMap, num::NonZeroUsize, path::Path, sync::Arc, time::Duration};
 
-use arrow::{array::RecordBatch, datatypes::SchemaRef};
 use async_trait::async_trait;
 use datafusion::{
     catalog::{CatalogProvider, CatalogProviderList, SchemaProvider, TableProvider},
@@ -196,28 +195,8 @@ impl Engine {
     /// # Errors
     /// [`Error::ResourceLimit`] or [`Error::DataError`]; never a value.
     pub async fn run(&self, guarded: Guarded) -> Result<Answer> {
-        let (reads, schema, batches) = self.collect(&guarded).await?;
-        Ok(Answer::seal(guarded, reads, schema, batches))
-    }
-
-    /// Types and optimizes a guarded plan without running it, and says what it would read.
-    ///
-    /// # Errors
-    /// As [`Engine::run`], for what shows without data.
-    pub fn prepare(&self, guarded: &Guarded) -> Result<(LogicalPlan, Reads)> {
         let state = guarded.state();
-        let analyzed = state
-            .analyzer()
-            .execute_and_check(guarded.plan().clone(), state.config_options(), |_, _| {})
-            .map_err(|e| plan_errors::planning(&e))?;
-        let optimized = state.optimize(&analyzed).map_err(|e| plan_errors::running(&e))?;
-        let reads = reads_of(&optimized).map_err(Error::internal)?;
-        Ok((optimized, reads))
-    }
-
-    async fn collect(&self, guarded: &Guarded) -> Result<(Reads, SchemaRef, Vec<RecordBatch>)> {
-        let state = guarded.state();
-        let (optimized, reads) = self.prepare(guarded)?;
+        let (optimized, reads) = self.prepare(&guarded)?;
         let physical = state
             .query_planner()
             .create_physical_plan(&optimized, state)
@@ -244,7 +223,22 @@ impl Engine {
                 batches.push(batch);
             }
         }
-        Ok((reads, schema, batches))
+        Ok(Answer::seal(guarded, reads, schema, batches))
+    }
+
+    /// Types and optimizes a guarded plan without running it, and says what it would read.
+    ///
+    /// # Errors
+    /// As [`Engine::run`], for what shows without data.
+    pub fn prepare(&self, guarded: &Guarded) -> Result<(LogicalPlan, Reads)> {
+        let state = guarded.state();
+        let analyzed = state
+            .analyzer()
+            .execute_and_check(guarded.plan().clone(), state.config_options(), |_, _| {})
+            .map_err(|e| plan_errors::planning(&e))?;
+        let optimized = state.optimize(&analyzed).map_err(|e| plan_errors::running(&e))?;
+        let reads = reads_of(&optimized).map_err(Error::internal)?;
+        Ok((optimized, reads))
     }
 
     async fn session(&self, view: &View, snapshot: &Snapshot) -> Result<SessionState> {

@@ -237,6 +237,16 @@ pub fn parquet_of(dataset: &str, text: &[u8]) -> Vec<u8> {
     gridhub::demo::as_parquet(&batch_of(dataset, text)).unwrap().to_vec()
 }
 
+/// A batch as an Arrow stream.
+pub fn stream_of(batch: &RecordBatch) -> Vec<u8> {
+    let mut stream = Vec::new();
+    let mut writer = arrow::ipc::writer::StreamWriter::try_new(&mut stream, &batch.schema()).unwrap();
+    writer.write(batch).unwrap();
+    writer.finish().unwrap();
+    drop(writer);
+    stream
+}
+
 pub fn batch_of(dataset: &str, text: &[u8]) -> RecordBatch {
     let datasets = contract::load_folder(&repository().join("schemas")).unwrap();
     let contract = datasets.values().find(|found| found.name.to_string() == dataset).unwrap();

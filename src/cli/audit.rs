@@ -100,11 +100,7 @@ impl Source {
                 break;
             }
             from += page.len() as u64;
-            let first = from - page.len() as u64;
-            entries.extend((first..).zip(page).map(|(index, mut entry)| {
-                entry.index = index;
-                entry
-            }));
+            entries.extend(page);
             // A page that is not full is the last; asking on would only find the look itself.
             if entries.len() % 1_000 != 0 {
                 break;
@@ -148,7 +144,7 @@ impl Audit {
             },
             Self::Export { source } => {
                 for entry in source.entries(0, usize::MAX).await? {
-                    print(format!("{}\n", as_json(&entry)?).as_bytes())?;
+                    print(format!("{}\n", entry.with_index()?).as_bytes())?;
                 }
                 Ok(())
             }
@@ -168,7 +164,7 @@ async fn show(id: &str, keys: Option<PathBuf>, source: &Source) -> Result<()> {
             continue;
         }
         found += 1;
-        print(format!("{}\n", as_json(&entry)?).as_bytes())?;
+        print(format!("{}\n", entry.with_index()?).as_bytes())?;
         if let (Event::QueryBegin { query_id, .. }, Some(data)) = (&entry.event, &source.data) {
             let folder = keys.clone().unwrap_or_else(|| Settings::default().keys_folder());
             let Ok(keys) = Keys::open(&folder, data, true) else {
@@ -185,12 +181,4 @@ async fn show(id: &str, keys: Option<PathBuf>, source: &Source) -> Result<()> {
         0 => Err(Error::Usage(format!("no entry `{id}`; `gridhub audit list` shows them"))),
         _ => Ok(()),
     }
-}
-
-fn as_json(entry: &Entry) -> Result<String> {
-    let mut value = serde_json::to_value(entry).map_err(Error::internal)?;
-    if let serde_json::Value::Object(members) = &mut value {
-        members.insert("index".into(), entry.index.into());
-    }
-    Ok(value.to_string())
 }

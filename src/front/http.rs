@@ -21,6 +21,7 @@ use uuid::Uuid;
 
 use super::answer::{self, AnswerFormat};
 use crate::{
+    audit::Entry,
     error::{Error, Result},
     hub::{Hub, Push, Question},
     identity::Credential,
@@ -265,7 +266,7 @@ async fn explain(
     body: Result<Json<Asked>, JsonRejection>,
 ) -> Result<Response> {
     let question = Asked::question(body)?;
-    Ok(Json(door.hub.explain(&caller, question).await?).into_response())
+    Ok(Json(to_its_end(async move { door.hub.explain(&caller, question).await }).await?).into_response())
 }
 
 async fn checkpoint(State(door): State<Door>) -> Response {
@@ -311,14 +312,7 @@ async fn log_entries(
     Members(asked): Members<Entries>,
 ) -> Result<Response> {
     let entries = door.hub.log_entries(&caller, asked.purpose.as_deref(), asked.from, asked.count).await?;
-    let mut listed = Vec::with_capacity(entries.len());
-    for entry in entries {
-        let mut value = serde_json::to_value(&entry).map_err(Error::internal)?;
-        if let Value::Object(members) = &mut value {
-            members.insert("index".into(), json!(entry.index));
-        }
-        listed.push(value);
-    }
+    let listed = entries.iter().map(Entry::with_index).collect::<Result<Vec<_>>>()?;
     Ok(Json(json!({ "entries": listed })).into_response())
 }
 

@@ -104,12 +104,12 @@ impl Metadata {
             .map_err(fault)
     }
 
-    /// Remembers a fact.
+    /// Remembers a fact; writes nothing where it is remembered so already.
     ///
     /// # Errors
     /// A fault of the database.
     pub fn remember(&self, name: &str, value: &[u8]) -> Result<()> {
-        let sql = "INSERT INTO facts VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET value = ?2";
+        let sql = "INSERT INTO facts VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET value = ?2 WHERE value <> ?2";
         self.connection().execute(sql, params![name, value]).map_err(fault)?;
         Ok(())
     }

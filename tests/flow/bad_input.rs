@@ -13,7 +13,7 @@ use parquet::{
 };
 use uuid::Uuid;
 
-use crate::support::{CSV, PARQUET, TestHub, batch_of, fixture, parquet_of};
+use crate::support::{CSV, PARQUET, TestHub, batch_of, fixture, parquet_of, stream_of};
 
 const VISITS: &str = "community.visits";
 
@@ -141,11 +141,7 @@ async fn files_that_lie_about_lengths() {
     assert!(push(&hub, PARQUET, nested).await.starts_with("422 contract-violation"));
 
     let batch = batch_of(VISITS, &fixture("community.visits.csv"));
-    let mut stream = Vec::new();
-    let mut writer = arrow::ipc::writer::StreamWriter::try_new(&mut stream, &batch.schema()).unwrap();
-    writer.write(&batch).unwrap();
-    writer.finish().unwrap();
-    drop(writer);
+    let stream = stream_of(&batch);
     let arrow = "application/vnd.apache.arrow.stream";
     // Every eight bytes in turn promise 2^40: none may be believed, whatever they stand for.
     for at in (0..stream.len() - 8).step_by(8) {

@@ -4,7 +4,7 @@ use insta::assert_snapshot;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::support::{CSV, PARQUET, TestHub, batch_of, fixture, parquet_of};
+use crate::support::{CSV, PARQUET, TestHub, batch_of, fixture, parquet_of, stream_of};
 
 const VISITS: &str = "community.visits";
 
@@ -114,11 +114,7 @@ async fn a_batch_outlives_the_hub_and_so_do_its_copies() {
 async fn every_format_gives_the_same_rows() {
     let hub = hub_with_divisions().await;
     let batch = batch_of(VISITS, &fixture("community.visits.csv"));
-    let mut stream = Vec::new();
-    let mut writer = arrow::ipc::writer::StreamWriter::try_new(&mut stream, &batch.schema()).unwrap();
-    writer.write(&batch).unwrap();
-    writer.finish().unwrap();
-    drop(writer);
+    let stream = stream_of(&batch);
     let arrow = hub.push("community-uploader", VISITS, "application/vnd.apache.arrow.stream", stream).await;
     assert_eq!(arrow.json()["rows_accepted"], 16, "{}", arrow.text());
     for (media_type, file) in
