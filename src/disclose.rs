@@ -36,6 +36,8 @@ pub const CELLS: usize = 10_000;
 pub struct Guarded {
     state: SessionState,
     plan: LogicalPlan,
+    /// The plan as its caller wrote it, where it is to be shown and not run.
+    asked: Option<LogicalPlan>,
     columns: Vec<ColumnExposure>,
     protected: bool,
 }
@@ -47,6 +49,11 @@ impl Guarded {
 
     pub(crate) fn plan(&self) -> &LogicalPlan {
         &self.plan
+    }
+
+    /// The caller's own plan, where showing it is the answer.
+    pub(crate) fn asked(&self) -> Option<&LogicalPlan> {
+        self.asked.as_ref()
     }
 
     /// The columns the answer will have.
@@ -141,8 +148,12 @@ impl Released {
 /// # Errors
 /// [`Error::Refused`] with the rule, the reason and the nearest query that would pass.
 pub fn guard(planned: Planned) -> Result<Guarded> {
-    let Planned { state, plan } = planned;
-    let labelled = label::label(&plan)?;
+    let Planned { state, plan, explain, functions } = planned;
+    let labelled = label::label(&plan, functions)?;
+    if explain {
+        let line = ColumnExposure { name: "plan".into(), kind: "text".into(), exposure: CLEAR.word().into() };
+        return Ok(Guarded { state, plan: labelled.plan, asked: Some(plan), columns: vec![line], protected: false });
+    }
     let columns = labelled
         .plan
         .schema()
@@ -159,7 +170,7 @@ pub fn guard(planned: Planned) -> Result<Guarded> {
             },
         })
         .collect();
-    Ok(Guarded { state, columns, plan: labelled.plan, protected: labelled.protected })
+    Ok(Guarded { state, columns, plan: labelled.plan, asked: None, protected: labelled.protected })
 }
 
 /// Opens an answer.

@@ -89,7 +89,7 @@ pub enum Error {
     UnsupportedMediaType(String),
     /// A runtime error of visible rows; values are left out.
     #[error("{0}")]
-    DataError(&'static str),
+    DataError(String),
     /// The query needs more memory, disk or rows than it may have.
     #[error("{0}")]
     ResourceLimit(String),

@@ -40,7 +40,7 @@ use crate::{
     keys::Keys,
     policy::{Exposure, Policy, PushGrant, Rows, View},
     pseudonym::Pseudonyms,
-    query::{self, Engine},
+    query::{self, Engine, defences::Defences},
     store::{
         Snapshot, Store, Writer,
         metadata::{BatchRecord, Metadata},
@@ -68,6 +68,8 @@ pub struct Opening {
     pub upload_limits: validate::Limits,
     /// Where the time comes from.
     pub clock: Clock,
+    /// The defences that stand: all, but in tests.
+    pub defences: Defences,
 }
 
 impl Opening {
@@ -81,6 +83,7 @@ impl Opening {
             query_limits: query::Limits::default(),
             upload_limits: validate::Limits::default(),
             clock: Arc::new(Utc::now),
+            defences: Defences::default(),
         }
     }
 }
@@ -214,7 +217,7 @@ impl Hub {
     /// # Errors
     /// [`Error::Setup`] naming the file that must be put right.
     pub async fn open(opening: Opening) -> Result<Self> {
-        let Opening { data, schemas, policies, keys, query_limits, upload_limits, clock } = opening;
+        let Opening { data, schemas, policies, keys, query_limits, upload_limits, clock, defences } = opening;
         let datasets = contract::load_folder(&schemas)?;
         let policy = Policy::load(&policies, &datasets, Arc::clone(&clock))?;
         fs::DirBuilder::new()
@@ -249,7 +252,8 @@ impl Hub {
             metadata.remember(&format!("table {name}"), b"made")?;
         }
         let pseudonyms = Arc::new(Pseudonyms::new(Arc::clone(&keys)));
-        let engine = Arc::new(Engine::new(runtime, Arc::clone(&pseudonyms), query_limits)?);
+        let engine =
+            Arc::new(Engine::new(runtime, Arc::clone(&pseudonyms), query_limits, Arc::clone(&clock), defences)?);
         let hub = Self {
             datasets,
             policy,

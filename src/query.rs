@@ -2,22 +2,29 @@
 //! it computes it seals in an [`Answer`], which only `disclose` can open.
 
 pub mod barrier;
+pub mod defences;
 pub mod functions;
 mod growth;
+mod order;
 mod plan_errors;
 mod statement;
 mod table;
+mod total;
 mod transform;
 
 pub use barrier::ReleasedNode;
 pub use table::{GovernedTable, SUBJECT};
 
-use std::{collections::BTreeMap, num::NonZeroUsize, path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, num::NonZeroUsize, path::Path, sync::Arc, time::Duration};
 
+use arrow::{
+    array::{RecordBatch, StringArray},
+    datatypes::{DataType, Field, Schema, SchemaRef},
+};
 use async_trait::async_trait;
 use datafusion::{
     catalog::{CatalogProvider, CatalogProviderList, SchemaProvider, TableProvider},
-    common::{ScalarValue, tree_node::TreeNodeRecursion},
+    common::{DataFusionError, ScalarValue, tree_node::TreeNodeRecursion},
     config::Dialect,
     datasource::provider_as_source,
     execution::{
@@ -33,13 +40,16 @@ use futures::StreamExt;
 use tokio::{runtime::Runtime, sync::Semaphore};
 
 use crate::{
+    audit::Clock,
     dataset::DatasetName,
     disclose::{Answer, Guarded, Reads},
     error::{Error, Result},
     policy::View,
-    pseudonym::Pseudonyms,
+    pseudonym::{Pseudonyms, TokenKey},
     store::Snapshot,
 };
+use defences::{Defence, Defences};
+use total::Failures;
 
 /// What queries may cost.
 #[derive(Debug, Clone, Copy)]
@@ -79,6 +89,8 @@ pub struct Engine {
     runtime: Arc<RuntimeEnv>,
     pseudonyms: Arc<Pseudonyms>,
     limits: Limits,
+    clock: Clock,
+    defences: Defences,
     running: Arc<Semaphore>,
     /// Threads of the engine's own, so that a long computation keeps no door waiting, with room for the
     /// recursion of planning.
@@ -100,6 +112,9 @@ const STACK: usize = 64 << 20;
 pub struct Planned {
     pub(crate) state: SessionState,
     pub(crate) plan: LogicalPlan,
+    /// Whether the caller wants to know how it would be answered, and no answer.
+    pub(crate) explain: bool,
+    pub(crate) functions: functions::Listed,
 }
 
 /// The runtime environment of queries and tables: bounded memory, and a spill folder of the hub's own.
@@ -124,7 +139,13 @@ impl Engine {
     ///
     /// # Errors
     /// Where the system gives no threads.
-    pub fn new(runtime: Arc<RuntimeEnv>, pseudonyms: Arc<Pseudonyms>, limits: Limits) -> Result<Self> {
+    pub fn new(
+        runtime: Arc<RuntimeEnv>,
+        pseudonyms: Arc<Pseudonyms>,
+        limits: Limits,
+        clock: Clock,
+        defences: Defences,
+    ) -> Result<Self> {
         let workers = tokio::runtime::Builder::new_multi_thread()
             .thread_name("gridhub-query")
             // As many as may run at once: planning does not yield, and must not keep others waiting.
@@ -134,7 +155,7 @@ impl Engine {
             .build()
             .map_err(Error::internal)?;
         let running = Arc::new(Semaphore::new(limits.at_once));
-        Ok(Self { runtime, pseudonyms, limits, running, workers: Some(workers) })
+        Ok(Self { runtime, pseudonyms, limits, clock, defences, running, workers: Some(workers) })
     }
 
     /// Does a piece of work on the engine's threads, when there is room, within the deadline. A panic of
@@ -172,7 +193,13 @@ impl Engine {
     /// # Errors
     /// What is wrong with the statement, in words that are the same whether or not something hidden
     /// exists.
-    pub async fn plan(&self, view: &View, snapshot: &Snapshot, sql: &str, params: &[ScalarValue]) -> Result<Planned> {
+    pub async fn plan(
+        &self,
+        view: &Arc<View>,
+        snapshot: &Snapshot,
+        sql: &str,
+        params: &[ScalarValue],
+    ) -> Result<Planned> {
         if sql.len() > self.limits.sql_bytes {
             return Err(Error::TooLarge {
                 what: "the statement",
@@ -180,14 +207,17 @@ impl Engine {
             });
         }
         statement::check_size(sql)?;
-        let state = self.session(view, snapshot).await?;
+        let state = self.session(view, snapshot);
         let statement = state.sql_to_statement(sql, &Dialect::PostgreSQL).map_err(|e| plan_errors::syntax(&e))?;
-        statement::only_a_query(&statement)?;
+        let (statement, explain) = statement::explained(statement)?;
+        if self.defences.stand(Defence::Firewall) {
+            statement::only_a_query(&statement)?;
+        }
         let plan = state.statement_to_plan(statement).await.map_err(|e| plan_errors::planning(&e))?;
         let plan = plan.with_param_values(params.to_vec()).map_err(|e| plan_errors::planning(&e))?;
         growth::check(&plan)?;
         let plan = transform::local_midnights(plan).map_err(|e| plan_errors::planning(&e))?;
-        Ok(Planned { state, plan })
+        Ok(Planned { state, plan, explain, functions: self.functions() })
     }
 
     /// Runs a guarded plan to its end, within the limits, and seals what came out.
@@ -195,21 +225,32 @@ impl Engine {
     /// # Errors
     /// [`Error::ResourceLimit`] or [`Error::DataError`]; never a value.
     pub async fn run(&self, guarded: Guarded) -> Result<Answer> {
-        let state = guarded.state();
         let (optimized, reads) = self.prepare(&guarded)?;
-        let physical = state
-            .query_planner()
-            .create_physical_plan(&optimized, state)
-            .await
-            .map_err(|e| plan_errors::running(&e))?;
+        if let Some(asked) = guarded.asked() {
+            let (schema, batch) = explanation(&self.optimized(guarded.state(), asked.clone())?)?;
+            return Ok(Answer::seal(guarded, Reads::new(), schema, vec![batch]));
+        }
+        let failures = Failures::of(&optimized).map_err(Error::internal)?;
+        let failed = |error| match self.defences.stand(Defence::ErrorWords) {
+            true => plan_errors::running(&error, &failures),
+            false => Error::DataError(error.to_string()),
+        };
+        let settled = order::settle(optimized, self.defences).map_err(Error::internal)?;
+        let mut state = guarded.state().clone();
+        if settled.one_stream {
+            state.config_mut().options_mut().execution.target_partitions = 1;
+        }
+        let physical = state.query_planner().create_physical_plan(&settled.plan, &state).await.map_err(failed)?;
         // INVARIANT: every governed scan still stands under its barrier when the plan is run.
-        barrier::verify(&physical)?;
+        if self.defences.stand(Defence::Verification) {
+            barrier::verify(&physical)?;
+        }
         let schema = physical.schema();
-        let mut stream = execute_stream(physical, state.task_ctx()).map_err(|e| plan_errors::running(&e))?;
+        let mut stream = execute_stream(physical, state.task_ctx()).map_err(failed)?;
         let mut batches = Vec::new();
         let (mut rows, mut bytes) = (0, 0);
         while let Some(batch) = stream.next().await {
-            let batch = batch.map_err(|e| plan_errors::running(&e))?;
+            let batch = batch.map_err(failed)?;
             rows += batch.num_rows();
             bytes += batch.get_array_memory_size();
             if rows > self.limits.rows || bytes > self.limits.answer_bytes {
@@ -231,58 +272,78 @@ impl Engine {
     /// # Errors
     /// As [`Engine::run`], for what shows without data.
     pub fn prepare(&self, guarded: &Guarded) -> Result<(LogicalPlan, Reads)> {
-        let state = guarded.state();
-        let analyzed = state
-            .analyzer()
-            .execute_and_check(guarded.plan().clone(), state.config_options(), |_, _| {})
-            .map_err(|e| plan_errors::planning(&e))?;
-        let optimized = state.optimize(&analyzed).map_err(|e| plan_errors::running(&e))?;
+        let optimized = self.optimized(guarded.state(), guarded.plan().clone())?;
         let reads = reads_of(&optimized).map_err(Error::internal)?;
         Ok((optimized, reads))
     }
 
-    async fn session(&self, view: &View, snapshot: &Snapshot) -> Result<SessionState> {
-        let config = config(view);
-        let tokens = self.pseudonyms.tokens(&view.caller().agency, view.purpose());
-        let mut schemas: BTreeMap<String, Tables> = BTreeMap::new();
+    fn optimized(&self, state: &SessionState, plan: LogicalPlan) -> Result<LogicalPlan> {
+        let analyzed = state
+            .analyzer()
+            .execute_and_check(plan, state.config_options(), |_, _| {})
+            .map_err(|e| plan_errors::planning(&e))?;
+        let optimized = state.optimizer().optimize(analyzed, state, |_, _| {});
+        optimized.map_err(|e| plan_errors::running(&e, &Failures::default()))
+    }
+
+    fn functions(&self) -> functions::Listed {
+        match self.defences.stand(Defence::FunctionList) {
+            true => functions::Listed::Allowed,
+            false => functions::Listed::All,
+        }
+    }
+
+    fn session(&self, view: &Arc<View>, snapshot: &Snapshot) -> SessionState {
+        let shown = Arc::new(Shown {
+            view: Arc::clone(view),
+            snapshot: snapshot.clone(),
+            tokens: self.pseudonyms.tokens(&view.caller().agency, view.purpose()),
+            defences: self.defences,
+        });
+        let mut schemas: BTreeMap<String, BTreeMap<String, DatasetName>> = BTreeMap::new();
         let mut bare: BTreeMap<String, Vec<DatasetName>> = BTreeMap::new();
         for seen in view.datasets() {
-            let raw = snapshot.provider(&seen.dataset.name).await?;
-            let table: Arc<dyn TableProvider> = Arc::new(GovernedTable::new(seen, raw, tokens.clone()));
             let name = &seen.dataset.name;
-            schemas.entry(name.agency.clone()).or_default().0.insert(name.table.clone(), table);
+            schemas.entry(name.agency.clone()).or_default().insert(name.table.clone(), name.clone());
             bare.entry(name.table.clone()).or_default().push(name.clone());
         }
-        let mut public = Tables::default();
-        for (table, names) in bare {
-            if let [only] = names.as_slice()
-                && let Some(provider) = schemas.get(&only.agency).and_then(|tables| tables.0.get(&table))
-            {
-                public.0.insert(table, Arc::clone(provider));
-            }
-        }
-        schemas.insert("public".into(), public);
-        let catalog = Catalog(schemas.into_iter().map(|(name, tables)| (name, Arc::new(tables) as _)).collect());
+        let only = |(table, names): (String, Vec<DatasetName>)| match <[DatasetName; 1]>::try_from(names) {
+            Ok([only]) => Some((table, only)),
+            Err(_) => None,
+        };
+        schemas.insert("public".into(), bare.into_iter().filter_map(only).collect());
+        let tables = |names| Arc::new(Tables { names, shown: Arc::clone(&shown) }) as _;
+        let catalog = Catalog(schemas.into_iter().map(|(name, names)| (name, tables(names))).collect());
+        let listed = self.functions();
         let mut state = SessionStateBuilder::new()
-            .with_config(config)
+            .with_config(config(view))
             .with_runtime_env(Arc::clone(&self.runtime))
             .with_catalog_list(Arc::new(Catalogs(Arc::new(catalog))))
             .with_query_planner(Arc::new(barrier::Planner))
             .with_expr_planners(SessionStateDefaults::default_expr_planners())
-            .with_scalar_functions(functions::scalar())
-            .with_aggregate_functions(functions::aggregate())
-            .with_window_functions(functions::window())
+            .with_scalar_functions(listed.scalar())
+            .with_aggregate_functions(listed.aggregate())
+            .with_window_functions(listed.window())
             .build();
         state.mark_start_execution();
-        Ok(state)
+        // Queries live by the hub's clock, as policies do.
+        state.execution_props_mut().query_execution_start_time = Some((self.clock)());
+        state
     }
+}
+
+/// The lines of a plan as its caller wrote it, over its own view: no file, no statistic, no policy.
+fn explanation(plan: &LogicalPlan) -> Result<(SchemaRef, RecordBatch)> {
+    let text = plan.display_indent().to_string();
+    let schema = Arc::new(Schema::new(vec![Field::new("plan", DataType::Utf8, false)]));
+    let lines = Arc::new(StringArray::from(text.lines().collect::<Vec<_>>()));
+    let batch = RecordBatch::try_new(Arc::clone(&schema), vec![lines]).map_err(Error::internal)?;
+    Ok((schema, batch))
 }
 
 fn config(view: &View) -> SessionConfig {
     let mut config = SessionConfig::new()
-        // Partitions race, and who wins can depend on rows the caller cannot see. In one partition the
-        // order of visible rows is the order in which they lie.
-        .with_target_partitions(1)
+        .with_target_partitions(std::thread::available_parallelism().map_or(1, NonZeroUsize::get))
         .with_create_default_catalog_and_schema(false)
         .with_default_catalog_and_schema("hub", "public")
         .with_information_schema(false)
@@ -318,20 +379,47 @@ fn reads_of(plan: &LogicalPlan) -> datafusion::error::Result<Reads> {
     Ok(reads)
 }
 
+/// What the tables of one session are made from, when they are asked for.
+struct Shown {
+    view: Arc<View>,
+    snapshot: Snapshot,
+    tokens: TokenKey,
+    defences: Defences,
+}
+
+impl Shown {
+    async fn table(&self, name: &DatasetName) -> Result<Option<Arc<dyn TableProvider>>> {
+        let Some(seen) = self.view.dataset(name) else { return Ok(None) };
+        let raw = self.snapshot.provider(name).await?;
+        Ok(Some(Arc::new(GovernedTable::new(seen, raw, self.tokens.clone(), self.defences))))
+    }
+}
+
 /// The tables of one agency, or those with a bare name.
-#[derive(Debug, Default)]
-struct Tables(BTreeMap<String, Arc<dyn TableProvider>>);
+struct Tables {
+    names: BTreeMap<String, DatasetName>,
+    shown: Arc<Shown>,
+}
+
+impl fmt::Debug for Tables {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.names.keys()).finish()
+    }
+}
 
 #[async_trait]
 impl SchemaProvider for Tables {
     fn table_names(&self) -> Vec<String> {
-        self.0.keys().cloned().collect()
+        self.names.keys().cloned().collect()
     }
     async fn table(&self, name: &str) -> datafusion::error::Result<Option<Arc<dyn TableProvider>>> {
-        Ok(self.0.get(name).cloned())
+        match self.names.get(name) {
+            Some(name) => self.shown.table(name).await.map_err(|fault| DataFusionError::External(Box::new(fault))),
+            None => Ok(None),
+        }
     }
     fn table_exist(&self, name: &str) -> bool {
-        self.0.contains_key(name)
+        self.names.contains_key(name)
     }
 }
 

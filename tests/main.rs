@@ -5,6 +5,8 @@
 mod canary;
 mod decisions;
 mod flow;
+mod peer;
 mod processes;
 mod sql;
 mod support;
+mod tpch;

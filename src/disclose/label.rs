@@ -38,8 +38,8 @@ pub struct Labelled {
 ///
 /// # Errors
 /// [`Error::Refused`].
-pub fn label(plan: &LogicalPlan) -> Result<Labelled> {
-    let mut pass = Pass::default();
+pub fn label(plan: &LogicalPlan, functions: functions::Listed) -> Result<Labelled> {
+    let mut pass = Pass { functions, ..Pass::default() };
     let node = pass.node(plan)?;
     if node.rows == Rows::Sealed {
         return Err(rows_only_counted());
@@ -64,6 +64,7 @@ struct Node {
 
 #[derive(Default)]
 struct Pass {
+    functions: functions::Listed,
     protected: bool,
     /// What correlated subqueries may refer to, innermost last.
     outer: Vec<(DFSchema, Vec<Label>)>,
@@ -322,17 +323,18 @@ impl Pass {
                 return Ok(label);
             }
             Expr::OuterReferenceColumn(_, column) => return self.outer_label(column),
-            Expr::ScalarFunction(call) if !functions::allows_scalar(call.func.name()) => {
+            Expr::ScalarFunction(call) if !self.functions.allows_scalar(call.func.name()) => {
                 return Err(functions::refusal(call.func.name()));
             }
-            Expr::AggregateFunction(call) if !functions::allows_aggregate(call.func.name()) => {
+            Expr::ScalarFunction(call) => functions::check_arguments(call.func.name(), &call.args)?,
+            Expr::AggregateFunction(call) if !self.functions.allows_aggregate(call.func.name()) => {
                 return Err(functions::refusal(call.func.name()));
             }
             Expr::AggregateFunction(call) => functions::check_arguments(call.func.name(), &call.params.args)?,
             Expr::WindowFunction(call) => {
                 let listed = match &call.fun {
-                    WindowFunctionDefinition::AggregateUDF(f) => functions::allows_aggregate(f.name()),
-                    WindowFunctionDefinition::WindowUDF(f) => functions::allows_window(f.name()),
+                    WindowFunctionDefinition::AggregateUDF(f) => self.functions.allows_aggregate(f.name()),
+                    WindowFunctionDefinition::WindowUDF(f) => self.functions.allows_window(f.name()),
                 };
                 if !listed {
                     return Err(functions::refusal(call.fun.name()));
@@ -359,8 +361,7 @@ impl Pass {
                     "use IN (SELECT …), NOT IN, or compare with (SELECT max(…) …)",
                 ));
             }
-            Expr::ScalarFunction(_)
-            | Expr::Alias(_)
+            Expr::Alias(_)
             | Expr::Literal(..)
             | Expr::BinaryExpr(_)
             | Expr::Like(_)

@@ -97,7 +97,7 @@ pub fn write(answered: &Answered, format: AnswerFormat) -> Result<Vec<u8>> {
             });
             match written {
                 Ok(_) => Ok(out),
-                Err(_) => Err(Error::DataError("a column has no form in Parquet; cast it to text")),
+                Err(_) => Err(Error::DataError("a column has no form in Parquet; cast it to text".into())),
             }
         }
     }
@@ -234,7 +234,7 @@ impl<'a> Cells<'a> {
         let text = formatter
             .value(row)
             .try_to_string()
-            .map_err(|_| Error::DataError("a value in the rows asked for cannot be written; cast it to text"))?;
+            .map_err(|_| Error::DataError("a value in the rows asked for cannot be written; cast it to text".into()))?;
         match array.data_type() {
             DataType::Boolean => out.push_str(&text),
             DataType::Float32 if !array.as_primitive::<Float32Type>().value(row).is_finite() => out.push_str("null"),

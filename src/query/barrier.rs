@@ -1,22 +1,30 @@
 //! The barrier between what a caller wrote and what it may not see: no predicate, limit, sort, projection
-//! or statistic crosses it, in either direction.
+//! or statistic crosses it, in either direction. Beside it the other nodes of the hub's own: what stands
+//! where a barrier would when nothing is hidden behind it, and an order that no optimizer takes away.
 
 use std::{fmt, sync::Arc};
 
+use arrow::compute::SortOptions;
 use async_trait::async_trait;
 use datafusion::{
     catalog::{
         Session,
         memory::{DataSourceExec, MemorySourceConfig},
     },
-    common::{DFSchemaRef, Result, internal_err, tree_node::TreeNodeRecursion},
+    common::{DFSchemaRef, Result, Statistics, internal_err, stats::Precision, tree_node::TreeNodeRecursion},
+    config::ConfigOptions,
     execution::{SendableRecordBatchStream, TaskContext, context::QueryPlanner},
     logical_expr::{
-        Expr, LogicalPlan, UserDefinedLogicalNode, UserDefinedLogicalNodeCore,
+        Expr, LogicalPlan, SortExpr, UserDefinedLogicalNode, UserDefinedLogicalNodeCore,
         physical_planning_context::PhysicalPlanningContext,
     },
-    physical_expr::EquivalenceProperties,
-    physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PhysicalExpr, PlanProperties},
+    physical_expr::{EquivalenceProperties, LexOrdering, OrderingRequirements, PhysicalSortExpr},
+    physical_plan::{
+        DisplayAs, DisplayFormatType, Distribution, ExecutionPlan, Partitioning, PhysicalExpr, PlanProperties,
+        execution_plan::CardinalityEffect,
+        filter_pushdown::{FilterDescription, FilterPushdownPhase},
+        statistics::{ChildStats, StatisticsArgs, StatisticsContext},
+    },
     physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, PhysicalPlanner},
 };
 
@@ -28,11 +36,17 @@ use crate::error::Error;
 pub struct BarrierExec {
     input: Arc<dyn ExecutionPlan>,
     properties: Arc<PlanProperties>,
+    tells_statistics: bool,
 }
 
 impl BarrierExec {
     /// A barrier above `input`.
     pub fn new(input: Arc<dyn ExecutionPlan>) -> Self {
+        Self::telling(input, false)
+    }
+
+    /// A barrier that tells how many rows are stored below it, which none does where all defences stand.
+    pub(super) fn telling(input: Arc<dyn ExecutionPlan>, tells_statistics: bool) -> Self {
         let below = input.properties();
         let properties = Arc::new(PlanProperties::new(
             // No ordering and no constant of what lies below is told.
@@ -41,7 +55,7 @@ impl BarrierExec {
             below.emission_type,
             below.boundedness,
         ));
-        Self { input, properties }
+        Self { input, properties, tells_statistics }
     }
 }
 
@@ -75,9 +89,19 @@ impl ExecutionPlan for BarrierExec {
     }
     fn with_new_children(self: Arc<Self>, mut children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
         match (children.pop(), children.is_empty()) {
-            (Some(input), true) => Ok(Arc::new(Self::new(input))),
+            (Some(input), true) => Ok(Arc::new(Self::telling(input, self.tells_statistics))),
             _ => internal_err!("a barrier has one input"),
         }
+    }
+    fn statistics_from_inputs(&self, _: &[Arc<Statistics>], args: &StatisticsArgs) -> Result<Arc<Statistics>> {
+        let mut known = Statistics::new_unknown(&self.schema());
+        if self.tells_statistics {
+            known.num_rows = stored_rows(&self.input, args)?;
+        }
+        Ok(Arc::new(known))
+    }
+    fn child_stats_requests(&self, _: Option<usize>) -> Vec<ChildStats> {
+        vec![ChildStats::Skip]
     }
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
         self.input.execute(partition, context)
@@ -116,7 +140,197 @@ impl UserDefinedLogicalNodeCore for ReleasedNode {
     }
 }
 
-/// Plans queries with the hub's own node.
+/// Stands where a barrier would, over a table behind which nothing is hidden: filters, limits and
+/// statistics pass, as in an engine without a gate.
+#[derive(Debug)]
+pub struct WholeExec {
+    input: Arc<dyn ExecutionPlan>,
+}
+
+impl WholeExec {
+    /// No barrier above `input`.
+    pub fn new(input: Arc<dyn ExecutionPlan>) -> Self {
+        Self { input }
+    }
+}
+
+impl DisplayAs for WholeExec {
+    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("WholeExec")
+    }
+}
+
+impl ExecutionPlan for WholeExec {
+    fn name(&self) -> &'static str {
+        "WholeExec"
+    }
+    fn properties(&self) -> &Arc<PlanProperties> {
+        self.input.properties()
+    }
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        vec![&self.input]
+    }
+    fn maintains_input_order(&self) -> Vec<bool> {
+        vec![true]
+    }
+    fn benefits_from_input_partitioning(&self) -> Vec<bool> {
+        vec![false]
+    }
+    fn apply_expressions(
+        &self,
+        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+    ) -> Result<TreeNodeRecursion> {
+        Ok(TreeNodeRecursion::Continue)
+    }
+    fn with_new_children(self: Arc<Self>, mut children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
+        match (children.pop(), children.is_empty()) {
+            (Some(input), true) => Ok(Arc::new(Self::new(input))),
+            _ => internal_err!("a whole table has one input"),
+        }
+    }
+    fn repartitioned(&self, partitions: usize, config: &ConfigOptions) -> Result<Option<Arc<dyn ExecutionPlan>>> {
+        Ok(self.input.repartitioned(partitions, config)?.map(|input| Arc::new(Self::new(input)) as _))
+    }
+    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+        self.input.execute(partition, context)
+    }
+    fn child_stats_requests(&self, partition: Option<usize>) -> Vec<ChildStats> {
+        vec![ChildStats::At(partition)]
+    }
+    fn statistics_from_inputs(&self, inputs: &[Arc<Statistics>], _: &StatisticsArgs) -> Result<Arc<Statistics>> {
+        match inputs {
+            [only] => Ok(Arc::clone(only)),
+            _ => internal_err!("a whole table has one input"),
+        }
+    }
+    fn supports_limit_pushdown(&self) -> bool {
+        self.input.supports_limit_pushdown()
+    }
+    fn fetch(&self) -> Option<usize> {
+        self.input.fetch()
+    }
+    fn with_fetch(&self, limit: Option<usize>) -> Option<Arc<dyn ExecutionPlan>> {
+        self.input.with_fetch(limit).map(|input| Arc::new(Self::new(input)) as _)
+    }
+    fn cardinality_effect(&self) -> CardinalityEffect {
+        CardinalityEffect::Equal
+    }
+    fn gather_filters_for_pushdown(
+        &self,
+        _: FilterPushdownPhase,
+        parent_filters: Vec<Arc<dyn PhysicalExpr>>,
+        _: &ConfigOptions,
+    ) -> Result<FilterDescription> {
+        FilterDescription::from_children(parent_filters, &self.children())
+    }
+}
+
+/// The logical form of an order that is kept whatever the nodes above ask for.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Hash)]
+pub struct OrderedNode {
+    /// The plan whose rows are put in order.
+    pub input: LogicalPlan,
+    /// The order.
+    pub keys: Vec<SortExpr>,
+}
+
+impl UserDefinedLogicalNodeCore for OrderedNode {
+    fn name(&self) -> &'static str {
+        "Ordered"
+    }
+    fn inputs(&self) -> Vec<&LogicalPlan> {
+        vec![&self.input]
+    }
+    fn schema(&self) -> &DFSchemaRef {
+        self.input.schema()
+    }
+    fn expressions(&self) -> Vec<Expr> {
+        self.keys.iter().map(|key| key.expr.clone()).collect()
+    }
+    fn fmt_for_explain(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Ordered")
+    }
+    fn with_exprs_and_inputs(&self, expressions: Vec<Expr>, mut inputs: Vec<LogicalPlan>) -> Result<Self> {
+        let keys = self.keys.iter().zip(expressions).map(|(key, expr)| SortExpr { expr, ..key.clone() }).collect();
+        match inputs.pop() {
+            Some(input) => Ok(Self { input, keys }),
+            None => internal_err!("an order has one input"),
+        }
+    }
+}
+
+/// Rows in one stream and one order, which the engine's own planning must bring about below it and can
+/// rely on above it.
+#[derive(Debug)]
+struct OrderedExec {
+    input: Arc<dyn ExecutionPlan>,
+    order: LexOrdering,
+    properties: Arc<PlanProperties>,
+}
+
+impl OrderedExec {
+    fn new(input: Arc<dyn ExecutionPlan>, order: LexOrdering) -> Self {
+        let below = input.properties();
+        let properties = Arc::new(PlanProperties::new(
+            EquivalenceProperties::new_with_orderings(input.schema(), [order.clone()]),
+            Partitioning::UnknownPartitioning(1),
+            below.emission_type,
+            below.boundedness,
+        ));
+        Self { input, order, properties }
+    }
+}
+
+impl DisplayAs for OrderedExec {
+    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OrderedExec")
+    }
+}
+
+impl ExecutionPlan for OrderedExec {
+    fn name(&self) -> &'static str {
+        "OrderedExec"
+    }
+    fn properties(&self) -> &Arc<PlanProperties> {
+        &self.properties
+    }
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        vec![&self.input]
+    }
+    fn required_input_ordering(&self) -> Vec<Option<OrderingRequirements>> {
+        vec![Some(OrderingRequirements::from(self.order.clone()))]
+    }
+    fn required_input_distribution(&self) -> Vec<Distribution> {
+        vec![Distribution::SinglePartition]
+    }
+    fn maintains_input_order(&self) -> Vec<bool> {
+        vec![true]
+    }
+    fn benefits_from_input_partitioning(&self) -> Vec<bool> {
+        vec![false]
+    }
+    fn apply_expressions(
+        &self,
+        on: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+    ) -> Result<TreeNodeRecursion> {
+        let mut next = TreeNodeRecursion::Continue;
+        for key in &self.order {
+            next = on(&key.expr)?;
+        }
+        Ok(next)
+    }
+    fn with_new_children(self: Arc<Self>, mut children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
+        match (children.pop(), children.is_empty()) {
+            (Some(input), true) => Ok(Arc::new(Self::new(input, self.order.clone()))),
+            _ => internal_err!("an order has one input"),
+        }
+    }
+    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+        self.input.execute(partition, context)
+    }
+}
+
+/// Plans queries with the hub's own nodes.
 #[derive(Debug)]
 pub struct Planner;
 
@@ -131,17 +345,35 @@ impl QueryPlanner for Planner {
 impl ExtensionPlanner for Planner {
     async fn plan_extension(
         &self,
-        _: &dyn PhysicalPlanner,
+        planner: &dyn PhysicalPlanner,
         node: &dyn UserDefinedLogicalNode,
         _: &[&LogicalPlan],
         inputs: &[Arc<dyn ExecutionPlan>],
-        _: &dyn Session,
-        _: &PhysicalPlanningContext,
+        session: &dyn Session,
+        context: &PhysicalPlanningContext,
     ) -> Result<Option<Arc<dyn ExecutionPlan>>> {
-        match (node.as_any().downcast_ref::<ReleasedNode>(), inputs) {
-            (Some(_), [input]) => Ok(Some(Arc::new(BarrierExec::new(Arc::clone(input))))),
-            _ => Ok(None),
+        let [input] = inputs else { return Ok(None) };
+        if node.as_any().is::<ReleasedNode>() {
+            return Ok(Some(Arc::new(BarrierExec::new(Arc::clone(input)))));
         }
+        let Some(ordered) = node.as_any().downcast_ref::<OrderedNode>() else { return Ok(None) };
+        let mut order = Vec::new();
+        for key in &ordered.keys {
+            let expr = planner.create_physical_expr(&key.expr, ordered.input.schema(), session, context)?;
+            order.push(PhysicalSortExpr::new(expr, SortOptions::new(!key.asc, key.nulls_first)));
+        }
+        match LexOrdering::new(order) {
+            Some(order) => Ok(Some(Arc::new(OrderedExec::new(Arc::clone(input), order)))),
+            None => Ok(Some(Arc::clone(input))),
+        }
+    }
+}
+
+/// How many rows the tables below hold, scope or no scope.
+fn stored_rows(plan: &Arc<dyn ExecutionPlan>, args: &StatisticsArgs) -> Result<Precision<usize>> {
+    match plan.children().as_slice() {
+        [only] if plan.name() != "DeltaScanExec" => stored_rows(only, args),
+        _ => Ok(StatisticsContext::new().compute(plan.as_ref(), args)?.num_rows),
     }
 }
 
@@ -151,6 +383,9 @@ impl ExtensionPlanner for Planner {
 /// [`Error::Internal`]: such a plan is a fault of the hub and is not run.
 pub fn verify(plan: &Arc<dyn ExecutionPlan>) -> crate::error::Result<()> {
     // A release stands on scans that have barriers of their own.
+    if plan.downcast_ref::<WholeExec>().is_some() {
+        return Ok(());
+    }
     if let Some(barrier) = plan.downcast_ref::<BarrierExec>() {
         return match contains_barrier(&barrier.input) {
             true => verify(&barrier.input),
@@ -172,5 +407,7 @@ pub fn verify(plan: &Arc<dyn ExecutionPlan>) -> crate::error::Result<()> {
 }
 
 fn contains_barrier(plan: &Arc<dyn ExecutionPlan>) -> bool {
-    plan.downcast_ref::<BarrierExec>().is_some() || plan.children().into_iter().any(contains_barrier)
+    plan.downcast_ref::<BarrierExec>().is_some()
+        || plan.downcast_ref::<WholeExec>().is_some()
+        || plan.children().into_iter().any(contains_barrier)
 }

@@ -113,7 +113,18 @@ fn of(
             for part in args {
                 sum = sum.saturating_add(of(part, column, working)?);
             }
+            // The separator stands between any two of the others.
+            if let ("concat_ws", Some(separator)) = (func.name(), args.first()) {
+                let between = (args.len() as u64).saturating_sub(3);
+                sum = sum.saturating_add(of(separator, column, working)?.saturating_mul(between));
+            }
             sum
+        }
+        // Some letters become three in another case, and translate makes each of these one again.
+        Expr::ScalarFunction(ScalarFunction { func, args })
+            if matches!(func.name(), "upper" | "lower" | "initcap") && args.len() == 1 =>
+        {
+            of(&args[0], column, working)?.saturating_mul(3)
         }
         Expr::ScalarSubquery(subquery) => parts(&subquery.subquery, working)?.into_iter().max().unwrap_or(1),
         other => {

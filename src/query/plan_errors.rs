@@ -6,6 +6,7 @@ use datafusion::{
     sql::sqlparser::parser::ParserError,
 };
 
+use super::total::Failures;
 use crate::error::Error;
 
 /// An error of the parser.
@@ -50,8 +51,9 @@ pub fn planning(error: &DataFusionError) -> Error {
     }
 }
 
-/// An error while optimizing or running. Only the caller's own rows and literals reach this stage.
-pub fn running(error: &DataFusionError) -> Error {
+/// An error while optimizing or running. Only the caller's own rows and literals reach this stage; which
+/// of several rows failed first is decided by how rows lie, so the words are those of the whole query.
+pub fn running(error: &DataFusionError, failures: &Failures) -> Error {
     use arrow::error::ArrowError;
     let root = error.find_root();
     match root {
@@ -59,25 +61,25 @@ pub fn running(error: &DataFusionError) -> Error {
             "the query needs more memory or disk than it may have; aggregate earlier or narrow it".into(),
         ),
         DataFusionError::ArrowError(arrow, _) => match arrow.as_ref() {
-            ArrowError::DivideByZero => Error::DataError("a division by zero in the rows asked for; use NULLIF"),
-            ArrowError::ArithmeticOverflow(_) => {
-                Error::DataError("a number grows out of its type in the rows asked for; cast to a wider one")
-            }
-            ArrowError::CastError(_) | ArrowError::ParseError(_) => {
-                Error::DataError("a value in the rows asked for cannot be cast; filter or use TRY_CAST")
-            }
-            ArrowError::ComputeError(_) | ArrowError::InvalidArgumentError(_) => DATA,
+            ArrowError::DivideByZero
+            | ArrowError::ArithmeticOverflow(_)
+            | ArrowError::CastError(_)
+            | ArrowError::ParseError(_)
+            | ArrowError::ComputeError(_)
+            | ArrowError::InvalidArgumentError(_) => failures.told(),
             _ => Error::internal(root),
         },
-        DataFusionError::Execution(_) | DataFusionError::External(_) => DATA,
+        DataFusionError::Execution(_) => failures.told(),
+        DataFusionError::External(fault) => match fault.downcast_ref::<Error>() {
+            Some(fault) => fault.clone(),
+            None => failures.told(),
+        },
         DataFusionError::Plan(_) | DataFusionError::SchemaError(..) | DataFusionError::NotImplemented(_) => {
             planning(error)
         }
         _ => Error::internal(root),
     }
 }
-
-const DATA: Error = Error::DataError("an expression fails on a value in the rows asked for; guard it with CASE");
 
 fn plan_text(text: &str) -> Error {
     if let Some(rest) = text.strip_prefix("table '")

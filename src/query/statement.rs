@@ -6,13 +6,16 @@
 
 use std::{collections::HashMap, ops::ControlFlow};
 
-use datafusion::sql::{
-    parser::Statement,
-    sqlparser::{
-        ast::{self, Query, TableFactor, Visit, Visitor},
-        dialect::PostgreSqlDialect,
-        keywords::Keyword,
-        tokenizer::{Token, Tokenizer},
+use datafusion::{
+    common::format::ExplainStatementOptions,
+    sql::{
+        parser::Statement,
+        sqlparser::{
+            ast::{self, Query, TableFactor, Visit, Visitor},
+            dialect::PostgreSqlDialect,
+            keywords::Keyword,
+            tokenizer::{Token, Tokenizer},
+        },
     },
 };
 
@@ -81,6 +84,22 @@ pub fn check_size(sql: &str) -> Result<()> {
              use IN, or ask in steps"
         ))),
         false => Ok(()),
+    }
+}
+
+/// The statement, and whether EXPLAIN stood before it.
+///
+/// # Errors
+/// [`Error::Refused`] for forms of EXPLAIN that run the query or tell of files and statistics.
+pub fn explained(statement: Statement) -> Result<(Statement, bool)> {
+    let Statement::Explain(explain) = statement else { return Ok((statement, false)) };
+    match explain.options == ExplainStatementOptions::default() {
+        true => Ok((*explain.statement, true)),
+        false => Err(Error::refused(
+            "explain-form",
+            "EXPLAIN with options would tell of files, statistics or hidden rows",
+            "write EXPLAIN SELECT … without options",
+        )),
     }
 }
 

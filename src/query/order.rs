@@ -1,0 +1,371 @@
+//! Makes an answer a function of the rows the caller may see, and not of how they lie on disk.
+//!
+//! Where rows lie follows things a caller may not see: the hidden fields of a row, the batches of others,
+//! the rows between. An engine shows that order wherever a query leaves it open: in the order of an
+//! answer, in which rows `LIMIT` or `row_number()` pick, in the last digits of a sum of floating point
+//! numbers, and in whether a guarded division is computed at all, which is decided batch by batch. Here
+//! each of these gets a total order of the columns it works on, or is decided row by row. Ties that are
+//! left are rows the query itself cannot tell apart.
+//!
+//! Works on the optimized plan, whose columns are those really needed. A plan over tables behind which
+//! nothing is hidden stays as it is.
+
+use std::sync::Arc;
+
+use arrow::datatypes::DataType;
+use datafusion::{
+    common::{
+        Column, DFSchema, Result,
+        tree_node::{Transformed, TreeNode, TreeNodeRecursion},
+    },
+    logical_expr::{
+        BinaryExpr, Case, Expr, ExprSchemable, Extension, FetchType, Limit, LogicalPlan, Operator, SkipType, Sort,
+        SortExpr, WindowFrameBound, WindowFrameUnits, WindowFunctionDefinition,
+        expr::{AggregateFunction, WindowFunction},
+        expr_rewriter::NamePreserver,
+    },
+    prelude::lit,
+};
+
+use super::{
+    GovernedTable,
+    barrier::OrderedNode,
+    defences::{Defence, Defences},
+    functions::{self, OrderUse},
+    total,
+};
+
+/// A plan whose answer follows visible rows only, and in how many partitions it may run.
+pub struct Settled {
+    /// The plan.
+    pub plan: LogicalPlan,
+    /// Whether rows must stay in one stream: partitions race, and who wins would show.
+    pub one_stream: bool,
+}
+
+/// Settles every choice that a query leaves open.
+///
+/// # Errors
+/// Where the plan cannot be rebuilt.
+pub fn settle(plan: LogicalPlan, defences: Defences) -> Result<Settled> {
+    let one_stream = leaves_choices(&plan)?;
+    if nothing_hidden(&plan)? {
+        return Ok(Settled { plan, one_stream });
+    }
+    let mut plan = plan;
+    if defences.stand(Defence::GuardedLogic) {
+        plan = plan.transform_up_with_subqueries(guard)?.data;
+    }
+    if defences.stand(Defence::TotalOrder) {
+        plan = plan.transform_up_with_subqueries(pick_in_order)?.data;
+    }
+    if defences.stand(Defence::AnswerOrder) {
+        plan = in_order_of_its_values(plan)?;
+    }
+    Ok(Settled { plan, one_stream })
+}
+
+/// Whether all tables of a plan are such that nothing is hidden behind them.
+fn nothing_hidden(plan: &LogicalPlan) -> Result<bool> {
+    let mut whole = true;
+    plan.apply_with_subqueries(|node| {
+        if let LogicalPlan::TableScan(scan) = node
+            && let Some(table) = GovernedTable::behind(&scan.source)
+        {
+            whole &= table.is_whole();
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    Ok(whole)
+}
+
+/// Whether something in the plan picks rows, or adds up what does not add up exactly.
+fn leaves_choices(plan: &LogicalPlan) -> Result<bool> {
+    let mut choices = false;
+    plan.apply_with_subqueries(|node| {
+        choices |= match node {
+            LogicalPlan::Limit(_) | LogicalPlan::RecursiveQuery(_) => true,
+            LogicalPlan::Sort(sort) => sort.fetch.is_some(),
+            LogicalPlan::Window(window) => window.window_expr.iter().any(|expr| window_picks(expr, node)),
+            LogicalPlan::Aggregate(aggregate) => {
+                aggregate.aggr_expr.iter().any(|expr| order_use(expr, aggregate.input.schema()) != OrderUse::None)
+            }
+            _ => false,
+        };
+        Ok(if choices { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+    })?;
+    Ok(choices)
+}
+
+fn aggregate_call(expr: &Expr) -> Option<&AggregateFunction> {
+    match expr {
+        Expr::AggregateFunction(call) => Some(call),
+        Expr::Alias(alias) => aggregate_call(&alias.expr),
+        _ => None,
+    }
+}
+
+fn window_call(expr: &Expr) -> Option<&WindowFunction> {
+    match expr {
+        Expr::WindowFunction(call) => Some(call),
+        Expr::Alias(alias) => window_call(&alias.expr),
+        _ => None,
+    }
+}
+
+/// The types of arguments before the engine cast them for the function.
+fn types(args: &[Expr], schema: &DFSchema) -> Vec<DataType> {
+    let written = |arg: &Expr| match arg {
+        Expr::Cast(cast) => cast.expr.get_type(schema),
+        arg => arg.get_type(schema),
+    };
+    args.iter().map(|arg| written(arg).unwrap_or(DataType::Null)).collect()
+}
+
+/// How an aggregate uses the order of its rows; what is not an aggregate is taken for the worst.
+fn order_use(expr: &Expr, schema: &DFSchema) -> OrderUse {
+    match aggregate_call(expr) {
+        Some(call) => functions::order_use(call.func.name(), &types(&call.params.args, schema)),
+        None => OrderUse::PicksRows,
+    }
+}
+
+/// Whether a window function's value depends on the order of rows that its own ORDER BY leaves open.
+fn window_picks(expr: &Expr, node: &LogicalPlan) -> bool {
+    let Some(call) = window_call(expr) else { return true };
+    let frame = &call.params.window_frame;
+    let unbounded = |bound: &WindowFrameBound| matches!(bound, WindowFrameBound::Preceding(n) | WindowFrameBound::Following(n) if n.is_null());
+    // Frames of rows cut between peers, unless they hold the whole partition.
+    let cuts = frame.units == WindowFrameUnits::Rows && !(unbounded(&frame.start_bound) && unbounded(&frame.end_bound));
+    match &call.fun {
+        WindowFunctionDefinition::WindowUDF(function) => functions::window_picks_rows(function.name()),
+        WindowFunctionDefinition::AggregateUDF(function) => {
+            let kinds = types(&call.params.args, &total::inputs_of(node));
+            cuts || functions::order_use(function.name(), &kinds) != OrderUse::None
+        }
+    }
+}
+
+/// Sort keys that leave no two rows of `schema` in an open order: `first`, then every other column.
+fn total_keys(first: Vec<SortExpr>, schema: &DFSchema) -> Vec<SortExpr> {
+    let mut keys = first;
+    for (qualifier, field) in schema.iter() {
+        let column = Expr::Column(Column::new(qualifier.cloned(), field.name()));
+        if *field.data_type() != DataType::Null && !keys.iter().any(|key| key.expr == column) {
+            keys.push(column.sort(true, false));
+        }
+    }
+    keys
+}
+
+/// The rows of `input` in the order of `first` and then of all their values, kept through the engine's
+/// own planning of orders.
+fn ordered(input: Arc<LogicalPlan>, first: Vec<SortExpr>) -> Arc<LogicalPlan> {
+    let keys = total_keys(first, input.schema());
+    match keys.is_empty() {
+        true => input,
+        false => {
+            let node = OrderedNode { input: input.as_ref().clone(), keys };
+            Arc::new(LogicalPlan::Extension(Extension { node: Arc::new(node) }))
+        }
+    }
+}
+
+/// Gives what picks rows by their order a total one.
+fn pick_in_order(node: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
+    Ok(match node {
+        LogicalPlan::Limit(limit) => {
+            let fetch = match (limit.get_skip_type()?, limit.get_fetch_type()?) {
+                (SkipType::Literal(skip), FetchType::Literal(fetch)) => fetch.and_then(|n| n.checked_add(skip)),
+                _ => None,
+            };
+            let input = Arc::unwrap_or_clone(limit.input);
+            let input = match extend_sort(input)? {
+                Found::Sorted(plan) => plan,
+                Found::Unsorted(plan) => {
+                    let expr = total_keys(Vec::new(), plan.schema());
+                    match expr.is_empty() {
+                        true => plan,
+                        false => LogicalPlan::Sort(Sort { expr, input: Arc::new(plan), fetch }),
+                    }
+                }
+            };
+            Transformed::yes(LogicalPlan::Limit(Limit { input: Arc::new(input), ..limit }))
+        }
+        LogicalPlan::Sort(sort) if sort.fetch.is_some() => {
+            let expr = total_keys(sort.expr, sort.input.schema());
+            Transformed::yes(LogicalPlan::Sort(Sort { expr, ..sort }))
+        }
+        LogicalPlan::Window(ref window) if window.window_expr.iter().any(|expr| window_picks(expr, &node)) => {
+            // All functions of one node share partition and order.
+            let mut first = Vec::new();
+            if let Some(call) = window.window_expr.first().and_then(window_call) {
+                let partition = call.params.partition_by.iter().map(|expr| expr.clone().sort(true, false));
+                for key in partition.chain(call.params.order_by.iter().cloned()) {
+                    if !first.iter().any(|known: &SortExpr| known.expr == key.expr) {
+                        first.push(key);
+                    }
+                }
+            }
+            let input = ordered(Arc::clone(&window.input), first);
+            Transformed::yes(node.with_new_exprs(node.expressions(), vec![input.as_ref().clone()])?)
+        }
+        LogicalPlan::Aggregate(mut aggregate) => {
+            let schema = Arc::clone(aggregate.input.schema());
+            let uses: Vec<_> = aggregate.aggr_expr.iter().map(|expr| order_use(expr, &schema)).collect();
+            if uses.iter().all(|order_use| *order_use == OrderUse::None) {
+                return Ok(Transformed::no(LogicalPlan::Aggregate(aggregate)));
+            }
+            for (expr, order_use) in aggregate.aggr_expr.iter_mut().zip(&uses) {
+                if *order_use == OrderUse::PicksRows {
+                    // Nodes above refer to the call by its name.
+                    let name = expr.schema_name().to_string();
+                    extend_order_by(expr, &schema);
+                    *expr = std::mem::take(expr).alias_if_changed(name)?;
+                }
+            }
+            if uses.contains(&OrderUse::Accumulates) {
+                aggregate.input = ordered(aggregate.input, Vec::new());
+            }
+            Transformed::yes(LogicalPlan::Aggregate(aggregate))
+        }
+        other => Transformed::no(other),
+    })
+}
+
+fn extend_order_by(expr: &mut Expr, schema: &DFSchema) {
+    match expr {
+        Expr::Alias(alias) => extend_order_by(&mut alias.expr, schema),
+        Expr::AggregateFunction(call) => {
+            let first = std::mem::take(&mut call.params.order_by);
+            call.params.order_by = match (call.params.distinct, call.params.args.first()) {
+                // Distinct values are in a total order by themselves, and take no other key.
+                (true, Some(value)) if !first.iter().any(|key| key.expr == *value) => {
+                    first.into_iter().chain([value.clone().sort(true, false)]).collect()
+                }
+                (true, _) => first,
+                (false, _) => total_keys(first, schema),
+            };
+        }
+        _ => {}
+    }
+}
+
+enum Found {
+    Sorted(LogicalPlan),
+    Unsorted(LogicalPlan),
+}
+
+/// Makes the order total that a plan's rows come in, where it comes in one: through projections and
+/// limits down to the sort.
+fn extend_sort(plan: LogicalPlan) -> Result<Found> {
+    Ok(match plan {
+        LogicalPlan::Sort(sort) => {
+            let expr = total_keys(sort.expr, sort.input.schema());
+            Found::Sorted(LogicalPlan::Sort(Sort { expr, ..sort }))
+        }
+        LogicalPlan::Projection(mut projection) => match extend_sort(Arc::unwrap_or_clone(projection.input))? {
+            Found::Sorted(input) => {
+                projection.input = Arc::new(input);
+                Found::Sorted(LogicalPlan::Projection(projection))
+            }
+            Found::Unsorted(input) => {
+                projection.input = Arc::new(input);
+                Found::Unsorted(LogicalPlan::Projection(projection))
+            }
+        },
+        LogicalPlan::SubqueryAlias(mut alias) => match extend_sort(Arc::unwrap_or_clone(alias.input))? {
+            Found::Sorted(input) => {
+                alias.input = Arc::new(input);
+                Found::Sorted(LogicalPlan::SubqueryAlias(alias))
+            }
+            Found::Unsorted(input) => {
+                alias.input = Arc::new(input);
+                Found::Unsorted(LogicalPlan::SubqueryAlias(alias))
+            }
+        },
+        LogicalPlan::Limit(mut limit) => match extend_sort(Arc::unwrap_or_clone(limit.input))? {
+            Found::Sorted(input) => {
+                limit.input = Arc::new(input);
+                Found::Sorted(LogicalPlan::Limit(limit))
+            }
+            Found::Unsorted(input) => {
+                limit.input = Arc::new(input);
+                Found::Unsorted(LogicalPlan::Limit(limit))
+            }
+        },
+        other => Found::Unsorted(other),
+    })
+}
+
+/// The answer in the order asked for and, where that leaves ties or none was asked for, in the order of
+/// its own values.
+fn in_order_of_its_values(plan: LogicalPlan) -> Result<LogicalPlan> {
+    Ok(match extend_sort(plan)? {
+        Found::Sorted(plan) => plan,
+        Found::Unsorted(plan) => {
+            let expr = total_keys(Vec::new(), plan.schema());
+            match expr.is_empty() {
+                true => plan,
+                false => LogicalPlan::Sort(Sort { expr, input: Arc::new(plan), fetch: None }),
+            }
+        }
+    })
+}
+
+/// Turns `a AND b` and `a OR b`, where `b` may fail, into CASE: the engine decides whether it computes `b`
+/// for a whole batch at once, but for CASE row by row.
+fn guard(node: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
+    // What a scan took over is total.
+    if matches!(node, LogicalPlan::TableScan(_)) {
+        return Ok(Transformed::no(node));
+    }
+    let schema = total::inputs_of(&node);
+    let filters = matches!(node, LogicalPlan::Filter(_));
+    let names = NamePreserver::new(&node);
+    node.map_expressions(|expr| {
+        let name = names.save(&expr);
+        let guarded = if filters { guard_filter(expr, &schema)? } else { guard_value(expr, &schema)? };
+        Ok(guarded.update_data(|expr| name.restore(expr)))
+    })
+}
+
+/// Of a filter, where NULL keeps a row out as FALSE does.
+fn guard_filter(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
+    let Expr::BinaryExpr(BinaryExpr { left, op: op @ (Operator::And | Operator::Or), right }) = expr else {
+        return guard_value(expr, schema);
+    };
+    let may_fail = !total::is_total(&right, schema);
+    let (left, right) = (guard_filter(*left, schema)?, guard_filter(*right, schema)?);
+    if !may_fail {
+        let changed = left.transformed || right.transformed;
+        let both = BinaryExpr::new(Box::new(left.data), op, Box::new(right.data));
+        return Ok(Transformed::new_transformed(Expr::BinaryExpr(both), changed));
+    }
+    let (then, otherwise) = match op {
+        Operator::And => (right.data, lit(false)),
+        _ => (lit(true), right.data),
+    };
+    Ok(Transformed::yes(case(left.data, then, otherwise)))
+}
+
+fn guard_value(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
+    expr.transform_up(|expr| {
+        let Expr::BinaryExpr(BinaryExpr { left, op: op @ (Operator::And | Operator::Or), right }) = expr else {
+            return Ok(Transformed::no(expr));
+        };
+        if total::is_total(&right, schema) {
+            return Ok(Transformed::no(Expr::BinaryExpr(BinaryExpr { left, op, right })));
+        }
+        let both = Expr::BinaryExpr(BinaryExpr { left: left.clone(), op, right });
+        let decided = match op {
+            Operator::And => case(Expr::IsFalse(left), lit(false), both),
+            _ => case(Expr::IsTrue(left), lit(true), both),
+        };
+        Ok(Transformed::yes(decided))
+    })
+}
+
+fn case(when: Expr, then: Expr, otherwise: Expr) -> Expr {
+    Expr::Case(Case::new(None, vec![(Box::new(when), Box::new(then))], Some(Box::new(otherwise))))
+}
