@@ -97,6 +97,12 @@ impl Dataset {
         self.fields.iter().find(|field| field.name == name)
     }
 
+    /// The field of that name, where row scopes may look at it: identifiers are kept as pseudonyms only, and
+    /// free text not at all.
+    pub fn scope_field(&self, name: &str) -> Option<&Field> {
+        self.field(name).filter(|field| field.identifier.is_none() && field.class != FieldClass::FreeText)
+    }
+
     /// The fields that are kept: all but free text.
     pub fn stored_fields(&self) -> impl Iterator<Item = &Field> {
         self.fields.iter().filter(|field| field.class != FieldClass::FreeText)

@@ -1,14 +1,16 @@
 //! The access gate: a caller, a purpose and the contracts in, a [`View`] out.
 //!
-//! Policies are Cedar; [`cedar`] loads and asks them, [`residual`] turns what Cedar leaves open about rows
-//! into a [`Scope`]. Whatever cannot be decided is denied.
+//! Policies are Cedar; [`cedar`] loads and asks them, [`attributes`] says which fields of rows they may look
+//! at, [`residual`] turns what Cedar leaves open about rows into a [`Scope`]. Whatever cannot be decided is
+//! denied.
 
+mod attributes;
 mod cedar;
 mod residual;
 
 use std::{
     collections::{BTreeMap, HashMap},
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -20,7 +22,7 @@ use crate::{
     dataset::{Dataset, DatasetName, Datasets, Field, scope::Scope},
     error::{Error, Result},
 };
-use cedar::{Action, Question, uid};
+use cedar::{Action, LeftOut, Question, uid};
 
 /// How long a view may be reused: a grant that ends takes at most this long to be felt.
 const VIEW_LIFETIME: TimeDelta = TimeDelta::seconds(2);
@@ -159,7 +161,7 @@ impl Policy {
     pub fn load(folder: &Path, datasets: &Datasets, clock: Clock) -> Result<Self> {
         let cedar = cedar::Loaded::open(folder, datasets)?;
         let policy = Self { cedar, datasets: datasets.clone(), clock, views: Mutex::default() };
-        policy.refuse_forms_that_fields_lack(folder)?;
+        policy.refuse_forms_that_fields_lack()?;
         Ok(policy)
     }
 
@@ -269,6 +271,41 @@ impl Policy {
         })
     }
 
+    /// The policies over rows that could not be compiled into a scope, or fail, for any caller, purpose and
+    /// dataset as of now, in the order of their files. They deny; the hub starts with them all the same.
+    ///
+    /// # Errors
+    /// Only a fault of the hub.
+    pub fn not_compiled(&self) -> Result<Vec<NotCompiled>> {
+        let now = (self.clock)();
+        let mut found = BTreeMap::new();
+        for caller in self.cedar.callers.values() {
+            let reads = caller
+                .purposes
+                .iter()
+                .flat_map(|purpose| [(purpose.as_str(), Action::RowsRead), (purpose.as_str(), Action::RowsAggregate)]);
+            // Who pushes names no purpose.
+            for (purpose, action) in reads.chain([("", Action::RowsWrite)]) {
+                let question = Question { caller, purpose, now };
+                for dataset in self.datasets.values() {
+                    for LeftOut { policy, effect, obstacle } in self.cedar.compiled_rows(&question, action, dataset)?.1
+                    {
+                        let (file, line) = self.cedar.origin(&policy);
+                        found.entry((file.clone(), line, policy.clone())).or_insert_with(|| NotCompiled {
+                            file,
+                            line,
+                            policy,
+                            what: obstacle.what,
+                            instead: obstacle.instead,
+                            outcome: cedar::outcome(effect),
+                        });
+                    }
+                }
+            }
+        }
+        Ok(found.into_values().collect())
+    }
+
     fn decide(&self, caller: &Arc<Caller>, purpose: &str, now: DateTime<Utc>) -> Result<View> {
         let question = Question { caller, purpose, now };
         let mut datasets = BTreeMap::new();
@@ -334,7 +371,7 @@ impl Policy {
     }
 
     /// A policy that grants a token of a field without one was meant for another field.
-    fn refuse_forms_that_fields_lack(&self, folder: &Path) -> Result<()> {
+    fn refuse_forms_that_fields_lack(&self) -> Result<()> {
         let now = (self.clock)();
         for caller in self.cedar.callers.values() {
             for purpose in &caller.purposes {
@@ -352,7 +389,7 @@ impl Policy {
                             let decided = self.cedar.ask(&question, action, &field_uid(dataset, field))?;
                             if decided.decision == Decision::Allow {
                                 let policy = decided.because.first().map_or("", String::as_str);
-                                let (file, line) = self.cedar.origin(folder, policy);
+                                let (file, line) = self.cedar.origin(policy);
                                 return Err(Error::setup(
                                     &file,
                                     line,
@@ -382,6 +419,23 @@ pub struct Explanation {
     pub write: Scope,
     /// Each field, its exposure, and the policies that give it.
     pub fields: Vec<(String, Option<Exposure>, Vec<String>)>,
+}
+
+/// A policy over rows that could not be compiled into a scope.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NotCompiled {
+    /// The file it stands in.
+    pub file: PathBuf,
+    /// The line it begins in.
+    pub line: Option<usize>,
+    /// Its id.
+    pub policy: String,
+    /// What of it could not be compiled.
+    pub what: String,
+    /// What to write instead.
+    pub instead: &'static str,
+    /// What becomes of it meanwhile.
+    pub outcome: &'static str,
 }
 
 const LADDER: [(Action, Exposure); 4] = [

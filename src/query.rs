@@ -7,6 +7,7 @@ pub mod functions;
 mod growth;
 mod order;
 mod plan_errors;
+pub mod scope;
 mod statement;
 mod table;
 mod total;
@@ -334,7 +335,8 @@ impl Engine {
 
 /// The lines of a plan as its caller wrote it, over its own view: no file, no statistic, no policy.
 fn explanation(plan: &LogicalPlan) -> Result<(SchemaRef, RecordBatch)> {
-    let text = plan.display_indent().to_string();
+    // What the engine calls a subquery that it turned into a join.
+    let text = plan.display_indent().to_string().replace("__correlated_sq_", "subquery_");
     let schema = Arc::new(Schema::new(vec![Field::new("plan", DataType::Utf8, false)]));
     let lines = Arc::new(StringArray::from(text.lines().collect::<Vec<_>>()));
     let batch = RecordBatch::try_new(Arc::clone(&schema), vec![lines]).map_err(Error::internal)?;

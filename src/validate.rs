@@ -12,7 +12,7 @@ mod hostile;
 use std::{collections::BTreeMap, sync::Arc};
 
 use arrow::{
-    array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch},
+    array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, StringArray},
     compute::{concat_batches, filter_record_batch},
     datatypes::{DataType, Field as ArrowField, Schema, SchemaRef},
 };
@@ -25,9 +25,9 @@ use crate::{
     dataset::{
         Dataset, FieldClass,
         division::Divisions,
-        layout::{WIDTH, arrow_type},
+        layout::{self, WIDTH, arrow_type},
         receipt::RejectedRow,
-        scope::Scope,
+        scope::{Row, Scope, Value},
     },
     error::{Error, Result},
 };
@@ -75,7 +75,7 @@ pub enum Reason {
     OutOfRange,
     /// The division code is not in the divisions dataset, or not of the level asked for.
     UnknownDivision,
-    /// The row belongs to a territory this caller may not push.
+    /// The row is none of those this caller may push, by its territory or what it says.
     OutsideScope,
 }
 
@@ -267,10 +267,34 @@ fn reject_outside_scope(
     let at = dataset.territory.as_ref().and_then(|name| dataset.fields.iter().position(|f| &f.name == name));
     let territories = at.and_then(|at| columns[at].as_string_opt::<i32>());
     for (row, fault) in faults.iter_mut().enumerate() {
-        let territory = territories.filter(|t| t.is_valid(row)).map(|t| t.value(row));
-        if fault.is_none() && !scope.admits(territory, source) {
+        if fault.is_none() && !scope.admits(&Incoming { dataset, source, columns, territories, row }) {
             *fault = Some((at.unwrap_or(usize::MAX), Reason::OutsideScope));
         }
+    }
+}
+
+/// A row of checked columns, one for each field of its contract.
+struct Incoming<'a> {
+    dataset: &'a Dataset,
+    source: &'a str,
+    columns: &'a [ArrayRef],
+    territories: Option<&'a StringArray>,
+    row: usize,
+}
+
+impl Row for Incoming<'_> {
+    fn territory(&self) -> Option<&str> {
+        self.territories.filter(|codes| codes.is_valid(self.row)).map(|codes| codes.value(self.row))
+    }
+
+    fn source(&self) -> &str {
+        self.source
+    }
+
+    fn value(&self, field: &str) -> Option<Value<'_>> {
+        self.dataset.scope_field(field)?;
+        let at = self.dataset.fields.iter().position(|known| known.name == field)?;
+        layout::value(self.columns.get(at)?, self.row)
     }
 }
 

@@ -5,8 +5,12 @@
 mod canary;
 mod decisions;
 mod flow;
+mod ghosts;
+mod leaks;
 mod peer;
+mod policies;
 mod processes;
 mod sql;
 mod support;
 mod tpch;
+mod worlds;

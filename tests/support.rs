@@ -165,8 +165,15 @@ impl TestHub {
 
     /// Stops the hub and starts another on the same folder.
     pub async fn restart(&mut self) {
+        self.restart_with(|_| {}).await;
+    }
+
+    /// Stops the hub and starts another on the same folder, in other ways.
+    pub async fn restart_with(&mut self, change: impl FnOnce(&mut Opening)) {
         self.stop();
-        let hub = Arc::new(Hub::open(opening(self.folder.path(), &self.clock)).await.unwrap());
+        let mut opening = opening(self.folder.path(), &self.clock);
+        change(&mut opening);
+        let hub = Arc::new(Hub::open(opening).await.unwrap());
         self.router = router(&hub);
         self.hub = Some(hub);
     }

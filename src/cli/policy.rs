@@ -47,21 +47,36 @@ impl Policy {
         match self {
             Self::Check { folders } => {
                 let (datasets, policy) = load(&folders)?;
-                let callers = policy.callers().count();
-                print(
-                    format!(
-                        "{} contracts, {} policies, {callers} callers: all well, policy version {}\n",
-                        datasets.len(),
-                        policy.len(),
-                        policy.version()
-                    )
-                    .as_bytes(),
-                )
+                print(check(&datasets, &policy)?.as_bytes())
             }
             Self::Explain { caller, dataset, purpose, folders } => explain(&caller, &dataset, purpose, &folders),
             Self::Diff { other, folders } => diff(other, folders),
         }
     }
+}
+
+fn check(datasets: &Datasets, policy: &policy::Policy) -> Result<String> {
+    let not_compiled = policy.not_compiled()?;
+    let verdict = match not_compiled.len() {
+        0 => "all well".to_owned(),
+        1 => "warning: 1 policy over rows cannot be compiled and denies".to_owned(),
+        several => format!("warning: {several} policies over rows cannot be compiled and deny"),
+    };
+    let mut text = format!(
+        "{} contracts, {} policies, {} callers: {verdict}, policy version {}\n",
+        datasets.len(),
+        policy.len(),
+        policy.callers().count(),
+        policy.version()
+    );
+    for policy::NotCompiled { file, line, policy, what, instead, outcome } in not_compiled {
+        let line = line.map(|line| format!(":{line}")).unwrap_or_default();
+        text.push_str(&format!(
+            "{}{line}: policy `{policy}`: cannot compile {what}, so {outcome}; {instead}\n",
+            file.display()
+        ));
+    }
+    Ok(text)
 }
 
 fn load(folders: &Folders) -> Result<(Datasets, policy::Policy)> {

@@ -1,10 +1,22 @@
-//! How field types are laid out in Arrow, and what they are called in SQL.
+//! How field types are laid out in Arrow, and what they are called in SQL and policies.
 
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Field as ArrowField, Schema, SchemaRef, TimeUnit};
+use arrow::{
+    array::{Array, AsArray},
+    datatypes::{
+        DataType, Date32Type, Decimal128Type, Field as ArrowField, Int16Type, Int32Type, Int64Type, Schema, SchemaRef,
+        TimeUnit, TimestampMicrosecondType,
+    },
+};
 
-use super::{Dataset, FieldType};
+use super::{Dataset, FieldType, scope::Value};
+
+/// How many microseconds a day of UTC has.
+pub const DAY: i128 = 86_400_000_000;
+
+/// How many digits after the point a policy's decimal has; a field with more is none that policies can read.
+pub const POLICY_SCALE: i8 = 4;
 
 /// How many bytes a pseudonym or a keyed digest of a row has.
 pub const WIDTH: usize = 16;
@@ -23,6 +35,36 @@ pub fn arrow_type(kind: FieldType) -> DataType {
         FieldType::Date => DataType::Date32,
         FieldType::Timestamp => DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
     }
+}
+
+/// The value in a row of a column of one of these types, as policies know it: nothing for NULL, and for types
+/// they have no word for.
+pub fn value(column: &dyn Array, row: usize) -> Option<Value<'_>> {
+    if !column.is_valid(row) {
+        return None;
+    }
+    Some(match column.data_type() {
+        DataType::Utf8 => Value::Text(column.as_string::<i32>().value(row).into()),
+        DataType::Boolean => Value::Truth(column.as_boolean().value(row)),
+        DataType::Int16 => Value::Whole(column.as_primitive::<Int16Type>().value(row).into()),
+        DataType::Int32 => Value::Whole(column.as_primitive::<Int32Type>().value(row).into()),
+        DataType::Int64 => Value::Whole(column.as_primitive::<Int64Type>().value(row)),
+        DataType::Date32 => Value::Instant(i128::from(column.as_primitive::<Date32Type>().value(row)) * DAY),
+        DataType::Timestamp(TimeUnit::Microsecond, _) => {
+            Value::Instant(column.as_primitive::<TimestampMicrosecondType>().value(row).into())
+        }
+        DataType::Decimal128(_, scale) => {
+            // What is too large to be widened is larger than anything a policy can name.
+            Value::Decimal(column.as_primitive::<Decimal128Type>().value(row).saturating_mul(ten_thousandths(*scale)?))
+        }
+        _ => return None,
+    })
+}
+
+/// How many ten-thousandths a stored decimal of that scale counts in; nothing where it is finer than that.
+pub fn ten_thousandths(scale: i8) -> Option<i128> {
+    let digits = u32::try_from(POLICY_SCALE.checked_sub(scale)?).ok()?;
+    10_i128.checked_pow(digits)
 }
 
 /// The Arrow schema of the stored fields of a dataset: identifiers as 16-byte binaries, free text absent.

@@ -15,7 +15,11 @@ use cedar_policy::{
 use chrono::{DateTime, Utc};
 use ring::digest::{Context as Digest, SHA256};
 
-use super::{Caller, residual};
+use super::{
+    Caller,
+    attributes::{self, Attributes},
+    residual::{Obstacle, Setting},
+};
 use crate::{
     dataset::{Dataset, Datasets, division, is_sql_name, scope::Scope},
     error::{Error, Result},
@@ -78,11 +82,20 @@ pub struct Decided {
     pub because: Vec<String>,
 }
 
+/// A policy over rows that could not be made a scope.
+pub struct LeftOut {
+    pub policy: String,
+    pub effect: Effect,
+    pub obstacle: Obstacle,
+}
+
 /// The policies of a folder, checked.
 pub struct Loaded {
     pub version: String,
     pub callers: BTreeMap<String, Arc<Caller>>,
+    folder: PathBuf,
     schema: Schema,
+    attributes: Attributes,
     policies: PolicySet,
     origins: HashMap<PolicyId, (String, usize)>,
     entities: Entities,
@@ -113,12 +126,14 @@ impl Loaded {
         if let Some(warning) = warnings.into_iter().next() {
             return Err(first_fault(&schema_file, schema_text, &DetailedError::from(&warning)));
         }
+        let attributes = attributes::read(&schema_file, schema_text)?;
         let (policies, origins) = read_policies(folder, &files)?;
         validate(folder, &files, &schema, &policies, &origins)?;
         let (entities_file, entities_text) = text("entities.json")?;
         let (entities, callers) = read_entities(&entities_file, entities_text, &schema, datasets)?;
         let rows = open_rows(&entities, &schema, datasets).map_err(|why| Error::setup(&entities_file, None, why))?;
-        Ok(Self { version, callers, schema, policies, origins, entities, rows })
+        let folder = folder.to_owned();
+        Ok(Self { version, callers, folder, schema, attributes, policies, origins, entities, rows })
     }
 
     /// How many policies there are.
@@ -127,10 +142,10 @@ impl Loaded {
     }
 
     /// Where a policy stands.
-    pub fn origin(&self, folder: &Path, policy: &str) -> (PathBuf, Option<usize>) {
+    pub fn origin(&self, policy: &str) -> (PathBuf, Option<usize>) {
         match self.origins.get(&PolicyId::new(policy)) {
-            Some((file, line)) => (folder.join(file), Some(*line)),
-            None => (folder.to_owned(), None),
+            Some((file, line)) => (self.folder.join(file), Some(*line)),
+            None => (self.folder.clone(), None),
         }
     }
 
@@ -154,6 +169,21 @@ impl Loaded {
 
     /// The rows of a dataset for which an action is allowed.
     pub fn rows(&self, question: &Question<'_>, action: Action, dataset: &Dataset) -> Result<Scope> {
+        let (scope, left_out) = self.compiled_rows(question, action, dataset)?;
+        for LeftOut { policy, effect, obstacle } in left_out {
+            let outcome = outcome(effect);
+            tracing::warn!(policy, what = obstacle.what, outcome, "a policy over rows could not be compiled");
+        }
+        Ok(scope)
+    }
+
+    /// The same, with the policies that could not be made part of it.
+    pub fn compiled_rows(
+        &self,
+        question: &Question<'_>,
+        action: Action,
+        dataset: &Dataset,
+    ) -> Result<(Scope, Vec<LeftOut>)> {
         let request = PartialRequest::new(
             PartialEntityUid::from_concrete(uid("Caller", &question.caller.id)),
             action.uid(),
@@ -163,31 +193,52 @@ impl Loaded {
         )
         .map_err(Error::internal)?;
         let response = self.policies.tpe(&request, &self.rows, &self.schema).map_err(Error::internal)?;
-        if response.true_forbids().next().is_some() || response.error_forbids().next().is_some() {
-            return Ok(Scope::Nothing);
-        }
+        let setting = Setting { caller: question.caller, dataset, attributes: &self.attributes };
         let mut permits = Vec::new();
         let mut forbids = Vec::new();
+        let mut left_out = Vec::new();
         if response.true_permits().next().is_some() {
             permits.push(Scope::All);
         }
-        for policy in response.residual_policies() {
-            let scope = compile(&policy, &question.caller.agency);
-            match (policy.effect(), scope) {
+        if response.true_forbids().next().is_some() {
+            forbids.push(Scope::All);
+        }
+        let mut leave_out = |policy: &PolicyId, effect: Effect, obstacle: Obstacle| {
+            left_out.push(LeftOut { policy: policy.to_string(), effect, obstacle });
+        };
+        let mut residuals: Vec<_> = response.residual_policies().collect();
+        // Cedar keeps them in no order, and equal policies should make equal scopes.
+        residuals.sort_by_key(|policy| policy.id().to_string());
+        for policy in residuals {
+            match (policy.effect(), compile(&policy, &setting)) {
                 (Effect::Permit, Ok(scope)) => permits.push(scope),
                 (Effect::Forbid, Ok(scope)) => forbids.push(scope),
                 // INVARIANT: what cannot be compiled denies.
-                (Effect::Permit, Err(why)) => {
-                    tracing::warn!(policy = %policy.id(), why, "a permit over rows was left out")
-                }
-                (Effect::Forbid, Err(why)) => {
-                    tracing::warn!(policy = %policy.id(), why, "a forbid over rows was taken to forbid all");
-                    return Ok(Scope::Nothing);
+                (Effect::Permit, Err(obstacle)) => leave_out(policy.id(), Effect::Permit, obstacle),
+                (Effect::Forbid, Err(obstacle)) => {
+                    forbids.push(Scope::All);
+                    leave_out(policy.id(), Effect::Forbid, obstacle);
                 }
             }
         }
+        // INVARIANT: so does what fails to evaluate.
+        for policy in response.error_permits() {
+            leave_out(policy, Effect::Permit, Obstacle::failure());
+        }
+        for policy in response.error_forbids() {
+            forbids.push(Scope::All);
+            leave_out(policy, Effect::Forbid, Obstacle::failure());
+        }
         let allowed = Scope::Every(vec![Scope::Any(permits), Scope::Not(Box::new(Scope::Any(forbids)))]);
-        Ok(without_territory(allowed, dataset).simplified())
+        Ok((without_territory(allowed, dataset).simplified(), left_out))
+    }
+}
+
+/// What becomes of a policy that cannot be compiled.
+pub fn outcome(effect: Effect) -> &'static str {
+    match effect {
+        Effect::Permit => "this permit is left out",
+        Effect::Forbid => "this forbid forbids all rows",
     }
 }
 
@@ -206,13 +257,13 @@ fn without_territory(scope: Scope, dataset: &Dataset) -> Scope {
     }
 }
 
-fn compile(policy: &cedar_policy::Policy, caller_agency: &str) -> Result<Scope, &'static str> {
-    let body = policy.to_pst().map_err(|_| "it cannot be taken apart")?;
+fn compile(policy: &cedar_policy::Policy, setting: &Setting<'_>) -> Result<Scope, Obstacle> {
+    let body = policy.to_pst().map_err(|_| Obstacle::whole())?;
     let mut parts = Vec::new();
     for clause in body.body().clauses() {
         parts.push(match clause {
-            pst::Clause::When(expr) => residual::scope(expr, caller_agency)?,
-            pst::Clause::Unless(expr) => Scope::Not(Box::new(residual::scope(expr, caller_agency)?)),
+            pst::Clause::When(expr) => setting.scope(expr)?,
+            pst::Clause::Unless(expr) => Scope::Not(Box::new(setting.scope(expr)?)),
         });
     }
     Ok(Scope::Every(parts))

@@ -1,95 +1,409 @@
 //! What Cedar leaves open about a row, as a [`Scope`].
 //!
-//! Partial evaluation decides everything known before a row is looked at; what remains speaks of
-//! `resource.territory` and `resource.source`. A shape that is not translated here is an error, and the
-//! policy it stands in then denies.
+//! Partial evaluation decides everything known before a row is looked at; what remains speaks of the row's
+//! attributes. A shape that is not translated here is an [`Obstacle`], and the policy it stands in then
+//! denies.
+//!
+//! Cedar fails on an attribute that is not there, and a validated policy asks with `has` before. So where a
+//! translation looks at both sides of `&&`, `||` and `if` and takes an absent value for none, it decides as
+//! Cedar does: the side that Cedar would not have looked at changes nothing.
 
-use cedar_policy::pst::{BinaryOp, Expr, Literal, UnaryOp, Var};
+use cedar_policy::pst::{BinaryOp, EntityUID, Expr, Literal, PatternElem, UnaryOp, Var};
 
-use crate::dataset::scope::Scope;
+use super::{Caller, attributes::Attributes};
+use crate::dataset::{
+    Dataset, Field, division,
+    layout::POLICY_SCALE,
+    scope::{Comparison, Pattern, Scope, Value},
+};
 
-/// The rows for which the expression is true.
-///
-/// # Errors
-/// The name of what cannot be translated.
-pub fn scope(expr: &Expr, caller_agency: &str) -> Result<Scope, &'static str> {
-    let again = |expr: &Expr| scope(expr, caller_agency);
-    Ok(match expr {
-        Expr::Literal(Literal::Bool(true)) => Scope::All,
-        Expr::Literal(Literal::Bool(false)) => Scope::Nothing,
-        Expr::UnaryOp { op: UnaryOp::Not, expr } => Scope::Not(Box::new(again(expr)?)),
-        Expr::BinaryOp { op: BinaryOp::And, left, right } => Scope::Every(vec![again(left)?, again(right)?]),
-        Expr::BinaryOp { op: BinaryOp::Or, left, right } => Scope::Any(vec![again(left)?, again(right)?]),
-        Expr::BinaryOp { op: BinaryOp::NotEq, left, right } => {
-            Scope::Not(Box::new(compare(BinaryOp::Eq, left, right, caller_agency)?))
+/// The longest pattern that is translated; the engine makes an automaton of it.
+const LONGEST_PATTERN: usize = 1_000;
+
+/// What cannot be translated, in the policy's own words, and what to write instead.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Obstacle {
+    pub what: String,
+    pub instead: &'static str,
+}
+
+impl Obstacle {
+    /// A condition that fails whatever the row is.
+    pub fn failure() -> Self {
+        Self { what: "the condition, which fails for every row".into(), instead: INSTEAD_OF_FAILURE }
+    }
+
+    /// A condition that cannot even be taken apart.
+    pub fn whole() -> Self {
+        Self { what: "the condition as a whole".into(), instead: INSTEAD }
+    }
+}
+
+const INSTEAD: &str = "compare attributes of the row with values by ==, !=, <, <=, >, >=, in, contains and like, ask \
+                       for them by has, and join that by &&, ||, ! and if";
+const INSTEAD_OF_FAILURE: &str = "leave out what fails, such as a sum beyond 64 bits or an attribute of an entity \
+                                  that is not listed";
+const INSTEAD_OF_ARITHMETIC: &str = "work the number out and compare the attribute itself: `resource.level == 1`";
+const INSTEAD_OF_TIME: &str = "compare the attribute itself with the first and last instant meant: `resource.day >= \
+                               datetime(\"2026-01-05\") && resource.day < datetime(\"2026-01-06\")`";
+const INSTEAD_OF_SETS: &str = "list the values: `[\"a\", \"b\"].contains(resource.kind)`";
+const INSTEAD_OF_CHAINS: &str = "name the entities meant: `resource.source == Agency::\"cdc\"`";
+const INSTEAD_OF_LENGTH: &str = "use a pattern of at most 1000 characters";
+
+/// Whose question about which dataset left something open.
+pub struct Setting<'a> {
+    pub caller: &'a Caller,
+    pub dataset: &'a Dataset,
+    pub attributes: &'a Attributes,
+}
+
+impl Setting<'_> {
+    /// The rows for which the expression is true.
+    ///
+    /// # Errors
+    /// What cannot be translated.
+    pub fn scope(&self, expr: &Expr) -> Result<Scope, Obstacle> {
+        match expr {
+            Expr::Literal(Literal::Bool(true)) => Ok(Scope::All),
+            Expr::Literal(Literal::Bool(false)) => Ok(Scope::Nothing),
+            Expr::UnaryOp { op: UnaryOp::Not, expr } => self.negation(expr),
+            Expr::BinaryOp { op: BinaryOp::And, left, right } => match self.scope(left)?.simplified() {
+                // What would not be looked at need not be translated; so a policy that first asks for a field
+                // says nothing about datasets without it.
+                Scope::Nothing => Ok(Scope::Nothing),
+                left => Ok(Scope::Every(vec![left, self.scope(right)?])),
+            },
+            Expr::BinaryOp { op: BinaryOp::Or, left, right } => match self.scope(left)?.simplified() {
+                Scope::All => Ok(Scope::All),
+                left => Ok(Scope::Any(vec![left, self.scope(right)?])),
+            },
+            Expr::IfThenElse { cond, then_expr, else_expr } => match self.scope(cond)?.simplified() {
+                Scope::All => self.scope(then_expr),
+                Scope::Nothing => self.scope(else_expr),
+                condition => Ok(Scope::Any(vec![
+                    Scope::Every(vec![condition.clone(), self.scope(then_expr)?]),
+                    Scope::Every(vec![not(condition), self.scope(else_expr)?]),
+                ])),
+            },
+            Expr::BinaryOp { op: BinaryOp::NotEq, left, right } => {
+                Ok(not(self.compare(Comparison::Equal, left, right, expr)?))
+            }
+            Expr::BinaryOp { op: BinaryOp::In, left, right } => self.membership(left, right, expr),
+            Expr::BinaryOp { op: BinaryOp::Contains, left, right } => self.contains(left, right, expr),
+            Expr::BinaryOp { op, left, right } => match comparison(*op) {
+                Some(how) => self.compare(how, left, right, expr),
+                None => Err(self.obstacle(expr)),
+            },
+            Expr::HasAttr { expr: of, attrs } if self.is_row(of) && attrs.iter().count() == 1 => {
+                Ok(match attrs.head.as_str() {
+                    "territory" => Scope::HasTerritory,
+                    "source" => Scope::All,
+                    name => self.field(name).map_or(Scope::Nothing, |field| Scope::Has(field.name.clone())),
+                })
+            }
+            Expr::Like { expr: of, pattern } => self.like(of, pattern, expr),
+            Expr::Is { expr: of, entity_type, in_expr: None } => {
+                match (self.attribute(of), entity_type.to_string().as_str()) {
+                    (Some("territory"), "Division") => Ok(Scope::HasTerritory),
+                    (Some("source"), "Agency") => Ok(Scope::All),
+                    (Some("territory" | "source"), _) => Ok(Scope::Nothing),
+                    _ => Err(self.obstacle(expr)),
+                }
+            }
+            // A bare attribute can only be true or false.
+            Expr::GetAttr { .. } => match self.attribute(expr) {
+                Some("territory" | "source") | None => Err(self.obstacle(expr)),
+                Some(name) => Ok(self.field(name).map_or(Scope::Nothing, |field| {
+                    Scope::Compare(field.name.clone(), Comparison::Equal, Value::Truth(true))
+                })),
+            },
+            other => Err(self.obstacle(other)),
         }
-        Expr::BinaryOp { op: op @ (BinaryOp::Eq | BinaryOp::In | BinaryOp::Contains), left, right } => {
-            compare(*op, left, right, caller_agency)?
+    }
+
+    fn negation(&self, expr: &Expr) -> Result<Scope, Obstacle> {
+        match expr {
+            // Cedar writes `>` as `!(<=)`. As a comparison of its own it prunes files, and a row without the
+            // value is outside on either side.
+            Expr::BinaryOp { op: BinaryOp::LessEq, left, right } => {
+                self.compare(Comparison::Greater, left, right, expr)
+            }
+            Expr::BinaryOp { op: BinaryOp::Less, left, right } => {
+                self.compare(Comparison::GreaterOrEqual, left, right, expr)
+            }
+            other => Ok(not(self.scope(other)?)),
         }
-        Expr::HasAttr { expr, attrs } if is_row(expr) && attrs.iter().count() == 1 => match attrs.head.as_str() {
-            "territory" => Scope::HasTerritory,
-            "source" => Scope::All,
-            _ => return Err("`has` of an attribute rows do not have"),
-        },
-        Expr::IfThenElse { cond, then_expr, else_expr } => {
-            let condition = again(cond)?;
-            Scope::Any(vec![
-                Scope::Every(vec![condition.clone(), again(then_expr)?]),
-                Scope::Every(vec![Scope::Not(Box::new(condition)), again(else_expr)?]),
-            ])
+    }
+
+    fn compare(&self, how: Comparison, left: &Expr, right: &Expr, whole: &Expr) -> Result<Scope, Obstacle> {
+        match (self.attribute(left), self.attribute(right)) {
+            (Some(name), None) => self.with_known(name, how, right, whole),
+            (None, Some(name)) => self.with_known(name, how.swapped(), left, whole),
+            (Some(one), Some(other)) => self.fields(one, how, other, whole),
+            (None, None) => {
+                let known = known_order(left, right).ok_or_else(|| self.obstacle(whole))?;
+                Ok(if how.holds(known) { Scope::All } else { Scope::Nothing })
+            }
         }
-        _ => return Err("an expression over rows other than ==, !=, in, contains, has, &&, ||, ! and if"),
+    }
+
+    fn with_known(&self, name: &str, how: Comparison, known: &Expr, whole: &Expr) -> Result<Scope, Obstacle> {
+        match (name, known) {
+            ("territory" | "source", Expr::Literal(Literal::EntityUID(entity))) if how == Comparison::Equal => {
+                Ok(lies(name, BinaryOp::Eq, entity))
+            }
+            ("territory" | "source", _) => Err(self.obstacle(whole)),
+            _ => {
+                let Some(field) = self.field(name) else { return Ok(Scope::Nothing) };
+                let value = value(known).ok_or_else(|| self.obstacle(whole))?;
+                Ok(Scope::Compare(field.name.clone(), how, value))
+            }
+        }
+    }
+
+    fn fields(&self, one: &str, how: Comparison, other: &str, whole: &Expr) -> Result<Scope, Obstacle> {
+        if [one, other].iter().any(|name| matches!(*name, "territory" | "source")) {
+            return Err(self.obstacle(whole));
+        }
+        match (self.field(one), self.field(other)) {
+            // Fields of two types would have to be converted, which can fail.
+            (Some(one), Some(other)) if one.kind == other.kind => {
+                Ok(Scope::Fields(one.name.clone(), how, other.name.clone()))
+            }
+            (Some(_), Some(_)) => Err(self.obstacle(whole)),
+            _ => Ok(Scope::Nothing),
+        }
+    }
+
+    fn membership(&self, left: &Expr, right: &Expr, whole: &Expr) -> Result<Scope, Obstacle> {
+        if let Expr::Set(items) = right {
+            let parts = items.iter().map(|item| self.membership(left, item, whole));
+            return Ok(Scope::Any(parts.collect::<Result<_, _>>()?));
+        }
+        match (self.attribute(left), self.attribute(right), entity(left), entity(right)) {
+            (Some(name @ ("territory" | "source")), None, _, Some(known)) => Ok(lies(name, BinaryOp::In, known)),
+            (None, Some("source"), Some(known), _) => self.above(known).ok_or_else(|| self.obstacle(whole)),
+            (None, Some("territory"), Some(known), _) if is(known, "Division") => {
+                Ok(Scope::Any(divisions_above(&known.eid).map(|code| Scope::At(code.to_owned())).collect()))
+            }
+            // Of divisions that no entity names Cedar knows nothing, and the hub that they lie by their digits.
+            (None, None, Some(one), Some(other)) if is(one, "Division") && is(other, "Division") => {
+                let lies = divisions_above(&one.eid).any(|code| code == other.eid.as_str());
+                Ok(if lies { Scope::All } else { Scope::Nothing })
+            }
+            _ => Err(self.obstacle(whole)),
+        }
+    }
+
+    /// The rows of the agency in which something known is.
+    fn above(&self, known: &EntityUID) -> Option<Scope> {
+        let dataset = self.dataset.name.to_string();
+        let agency = match (known.ty.to_string().as_str(), known.eid.as_str()) {
+            ("Agency", id) => id,
+            ("Caller", id) if id == self.caller.id => &self.caller.agency,
+            ("Dataset" | "Row", id) if id == dataset => &self.dataset.name.agency,
+            _ => return None,
+        };
+        Some(Scope::Source(agency.to_owned()))
+    }
+
+    fn contains(&self, set: &Expr, one: &Expr, whole: &Expr) -> Result<Scope, Obstacle> {
+        let Expr::Set(items) = set else { return Err(self.obstacle(whole)) };
+        let values: Option<Vec<_>> = items.iter().map(|item| value(item)).collect();
+        match (self.attribute(one).filter(|name| !matches!(*name, "territory" | "source")), values) {
+            (Some(name), Some(values)) => {
+                Ok(self.field(name).map_or(Scope::Nothing, |field| Scope::OneOf(field.name.clone(), values)))
+            }
+            _ => {
+                let parts = items.iter().map(|item| self.compare(Comparison::Equal, item, one, whole));
+                Ok(Scope::Any(parts.collect::<Result<_, _>>()?))
+            }
+        }
+    }
+
+    fn like(&self, of: &Expr, pattern: &[PatternElem], whole: &Expr) -> Result<Scope, Obstacle> {
+        let Some(name) = self.attribute(of).filter(|name| !matches!(*name, "territory" | "source")) else {
+            return Err(self.obstacle(whole));
+        };
+        let Some(field) = self.field(name) else { return Ok(Scope::Nothing) };
+        if pattern.len() > LONGEST_PATTERN {
+            return Err(Obstacle { instead: INSTEAD_OF_LENGTH, ..self.obstacle(whole) });
+        }
+        let mut pieces = vec![String::new()];
+        for element in pattern {
+            match (element, pieces.last_mut()) {
+                (PatternElem::Char(character), Some(piece)) => piece.push(*character),
+                _ => pieces.push(String::new()),
+            }
+        }
+        let end = pieces.pop().unwrap_or_default();
+        let mut pieces = pieces.into_iter();
+        Ok(match pieces.next() {
+            Some(start) => Scope::Like(field.name.clone(), Pattern::new(start, pieces.collect(), end)),
+            // Without a wildcard there is one piece, and it is all of the text.
+            None => Scope::Compare(field.name.clone(), Comparison::Equal, Value::Text(end.into())),
+        })
+    }
+
+    /// The field an attribute means in this dataset, where it has one of that type.
+    fn field(&self, attribute: &str) -> Option<&Field> {
+        let kind = self.attributes.get(attribute)?;
+        self.dataset.scope_field(attribute).filter(|field| kind.fits(field.kind))
+    }
+
+    fn attribute<'e>(&self, expr: &'e Expr) -> Option<&'e str> {
+        match expr {
+            Expr::GetAttr { expr, attr } if self.is_row(expr) => Some(attr.as_str()),
+            _ => None,
+        }
+    }
+
+    fn is_row(&self, expr: &Expr) -> bool {
+        match expr {
+            Expr::Var(Var::Resource) => true,
+            Expr::Literal(Literal::EntityUID(entity)) => {
+                is(entity, "Row") && entity.eid.as_str() == self.dataset.name.to_string()
+            }
+            _ => false,
+        }
+    }
+
+    fn obstacle(&self, expr: &Expr) -> Obstacle {
+        let row = format!("Row::\"{}\"", self.dataset.name);
+        let what: String = expr.to_string().replace(&row, "resource").chars().take(200).collect();
+        Obstacle { what: format!("`{what}`"), instead: instead(expr).unwrap_or(INSTEAD) }
+    }
+}
+
+fn not(scope: Scope) -> Scope {
+    Scope::Not(Box::new(scope))
+}
+
+fn comparison(op: BinaryOp) -> Option<Comparison> {
+    Some(match op {
+        BinaryOp::Eq => Comparison::Equal,
+        BinaryOp::Less | BinaryOp::DecimalLessThan => Comparison::Less,
+        BinaryOp::LessEq | BinaryOp::DecimalLessEq => Comparison::LessOrEqual,
+        BinaryOp::Greater | BinaryOp::DecimalGreater => Comparison::Greater,
+        BinaryOp::GreaterEq | BinaryOp::DecimalGreaterEq => Comparison::GreaterOrEqual,
+        _ => return None,
     })
 }
 
-fn compare(op: BinaryOp, left: &Expr, right: &Expr, caller_agency: &str) -> Result<Scope, &'static str> {
-    match (op, attribute(left), attribute(right)) {
-        (BinaryOp::Eq, Some(attribute), None) => one(attribute, op, right),
-        (BinaryOp::Eq, None, Some(attribute)) => one(attribute, op, left),
-        (BinaryOp::In, Some(attribute), None) => any(attribute, op, right),
-        // `principal in resource.source`: the caller's agency is known, the row's is not.
-        (BinaryOp::In, None, Some("source")) if matches!(left, Expr::Literal(Literal::EntityUID(caller)) if caller.ty.to_string() == "Caller") => {
-            Ok(Scope::Source(caller_agency.to_owned()))
-        }
-        (BinaryOp::Contains, None, Some(attribute)) => any(attribute, BinaryOp::Eq, left),
-        _ => Err("a comparison other than of territory or source with something known"),
-    }
-}
-
-fn any(attribute: &str, op: BinaryOp, known: &Expr) -> Result<Scope, &'static str> {
-    match known {
-        Expr::Set(items) => items.iter().map(|item| one(attribute, op, item)).collect::<Result<_, _>>().map(Scope::Any),
-        other => one(attribute, op, other),
-    }
-}
-
-fn one(attribute: &str, op: BinaryOp, known: &Expr) -> Result<Scope, &'static str> {
-    let Expr::Literal(Literal::EntityUID(entity)) = known else {
-        return Err("a comparison of a row with something that is not known before");
-    };
-    let id = entity.eid.to_string();
-    Ok(match (attribute, entity.ty.to_string().as_str(), op) {
-        ("territory", "Division", BinaryOp::In) => Scope::Within(id),
+/// The rows whose territory or source is, or is in, a known entity.
+fn lies(attribute: &str, op: BinaryOp, known: &EntityUID) -> Scope {
+    let id = known.eid.to_string();
+    match (attribute, known.ty.to_string().as_str(), op) {
+        // Nothing lies in what is no division code, but what is written so.
+        ("territory", "Division", BinaryOp::In) if is_canonical(&id) => Scope::Within(id),
         ("territory", "Division", _) => Scope::At(id),
         // Agencies have no parents, so being in one is being it.
         ("source", "Agency", _) => Scope::Source(id),
         // Cedar's entities of different types are never equal and never in each other.
-        ("territory" | "source", ..) => Scope::Nothing,
-        _ => return Err("an attribute rows do not have"),
-    })
+        _ => Scope::Nothing,
+    }
 }
 
-fn attribute(expr: &Expr) -> Option<&str> {
+fn is_canonical(code: &str) -> bool {
+    division::canonical(code).is_some_and(|canonical| canonical == code)
+}
+
+/// A division and those it lies in.
+fn divisions_above(code: &str) -> impl Iterator<Item = &str> {
+    let above = division::LENGTHS.into_iter().filter(move |length| *length < code.len() && is_canonical(code));
+    above.filter_map(move |length| code.get(..length)).chain([code])
+}
+
+fn entity(expr: &Expr) -> Option<&EntityUID> {
     match expr {
-        Expr::GetAttr { expr, attr } if is_row(expr) => Some(attr.as_str()),
+        Expr::Literal(Literal::EntityUID(entity)) => Some(entity),
         _ => None,
     }
 }
 
-fn is_row(expr: &Expr) -> bool {
+fn is(entity: &EntityUID, kind: &str) -> bool {
+    entity.ty.to_string() == kind
+}
+
+/// How two known things lie to each other; entities and values of different kinds are merely not the same.
+fn known_order(left: &Expr, right: &Expr) -> Option<std::cmp::Ordering> {
+    match (entity(left), entity(right)) {
+        (Some(one), Some(other)) => Some(match one == other {
+            true => std::cmp::Ordering::Equal,
+            false => std::cmp::Ordering::Less,
+        }),
+        _ => value(left)?.order(&value(right)?),
+    }
+}
+
+/// A known value as partial evaluation writes it.
+fn value(expr: &Expr) -> Option<Value<'static>> {
+    let text = |expr: &Expr| match expr {
+        Expr::Literal(Literal::String(text)) => Some(text.to_string()),
+        _ => None,
+    };
+    Some(match expr {
+        Expr::Literal(Literal::Bool(truth)) => Value::Truth(*truth),
+        Expr::Literal(Literal::Long(number)) => Value::Whole(*number),
+        Expr::Literal(Literal::String(text)) => Value::Text(text.to_string().into()),
+        Expr::UnaryOp { op: UnaryOp::Decimal, expr } => Value::Decimal(decimal(&text(expr)?)?),
+        // Cedar writes every instant as so many milliseconds after 1970.
+        Expr::BinaryOp { op: BinaryOp::Offset, left, right } => match (left.as_ref(), right.as_ref()) {
+            (
+                Expr::UnaryOp { op: UnaryOp::Datetime, expr: day },
+                Expr::UnaryOp { op: UnaryOp::Duration, expr: after },
+            ) if text(day)? == "1970-01-01" => {
+                let millis: i64 = text(after)?.strip_suffix("ms")?.parse().ok()?;
+                Value::Instant(i128::from(millis) * 1_000)
+            }
+            _ => return None,
+        },
+        _ => return None,
+    })
+}
+
+/// A decimal in ten-thousandths; Cedar writes all four digits after the point.
+fn decimal(text: &str) -> Option<i128> {
+    let (whole, part) = text.split_once('.')?;
+    if part.len() != POLICY_SCALE as usize {
+        return None;
+    }
+    format!("{whole}{part}").parse().ok()
+}
+
+/// What to write in place of the first part that stands in the way.
+fn instead(expr: &Expr) -> Option<&'static str> {
+    if value(expr).is_some() {
+        return None;
+    }
     match expr {
-        Expr::Var(Var::Resource) => true,
-        Expr::Literal(Literal::EntityUID(entity)) => entity.ty.to_string() == "Row",
-        _ => false,
+        Expr::ResidualError => Some(INSTEAD_OF_FAILURE),
+        Expr::UnaryOp { op: UnaryOp::Neg, .. }
+        | Expr::BinaryOp { op: BinaryOp::Add | BinaryOp::Sub | BinaryOp::Mul, .. } => Some(INSTEAD_OF_ARITHMETIC),
+        Expr::UnaryOp {
+            op:
+                UnaryOp::ToDate
+                | UnaryOp::ToTime
+                | UnaryOp::ToMilliseconds
+                | UnaryOp::ToSeconds
+                | UnaryOp::ToMinutes
+                | UnaryOp::ToHours
+                | UnaryOp::ToDays,
+            ..
+        }
+        | Expr::BinaryOp { op: BinaryOp::Offset | BinaryOp::DurationSince, .. } => Some(INSTEAD_OF_TIME),
+        Expr::UnaryOp { op: UnaryOp::IsEmpty, .. }
+        | Expr::BinaryOp { op: BinaryOp::ContainsAll | BinaryOp::ContainsAny, .. } => Some(INSTEAD_OF_SETS),
+        Expr::GetAttr { expr, .. } | Expr::HasAttr { expr, .. } => match expr.as_ref() {
+            Expr::GetAttr { .. } => Some(INSTEAD_OF_CHAINS),
+            other => instead(other),
+        },
+        Expr::UnaryOp { expr, .. } | Expr::Like { expr, .. } | Expr::Is { expr, .. } => instead(expr),
+        Expr::BinaryOp { left, right, .. } => instead(left).or_else(|| instead(right)),
+        Expr::IfThenElse { cond, then_expr, else_expr } => {
+            instead(cond).or_else(|| instead(then_expr)).or_else(|| instead(else_expr))
+        }
+        Expr::Set(items) => items.iter().find_map(|item| instead(item)),
+        _ => None,
     }
 }

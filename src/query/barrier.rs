@@ -373,7 +373,10 @@ impl ExtensionPlanner for Planner {
 fn stored_rows(plan: &Arc<dyn ExecutionPlan>, args: &StatisticsArgs) -> Result<Precision<usize>> {
     match plan.children().as_slice() {
         [only] if plan.name() != "DeltaScanExec" => stored_rows(only, args),
-        _ => Ok(StatisticsContext::new().compute(plan.as_ref(), args)?.num_rows),
+        _ => {
+            let told = StatisticsContext::new().compute(plan.as_ref(), args)?.num_rows;
+            Ok(told.get_value().map_or(Precision::Absent, |rows| Precision::Exact(*rows)))
+        }
     }
 }
 

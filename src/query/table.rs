@@ -34,7 +34,7 @@ use datafusion::{
 use super::{
     barrier::{BarrierExec, WholeExec},
     defences::{Defence, Defences},
-    total,
+    scope, total,
 };
 use crate::{
     dataset::{
@@ -293,7 +293,7 @@ impl GovernedTable {
 
     fn scope(&self) -> Option<Expr> {
         match self.defences.stand(Defence::RowScope) {
-            true => scope_predicate(self.view.rows.scope(), self.dataset()),
+            true => scope::predicate(self.view.rows.scope(), self.dataset()),
             false => None,
         }
     }
@@ -451,37 +451,6 @@ fn current_state(plan: LogicalPlanBuilder, dataset: &Dataset) -> Result<LogicalP
         plan = plan.filter(Expr::BinaryExpr(kept))?;
     }
     Ok(plan)
-}
-
-/// A scope as a predicate over stored rows; `None` where it admits every row. Mirrors [`Scope::admits`].
-fn scope_predicate(scope: &Scope, dataset: &Dataset) -> Option<Expr> {
-    if *scope == Scope::All {
-        return None;
-    }
-    let territory = || dataset.territory.as_deref().map(stored);
-    let again = |scope: &Scope| scope_predicate(scope, dataset).unwrap_or_else(|| lit(true));
-    Some(match scope {
-        Scope::All => lit(true),
-        Scope::Nothing => lit(false),
-        Scope::Within(division) => match territory() {
-            // A range, since ranges prune files: `:` is the character after `9`.
-            Some(code) => code
-                .clone()
-                .is_not_null()
-                .and(code.clone().gt_eq(lit(division.clone())))
-                .and(code.lt(lit(format!("{division}:")))),
-            None => lit(false),
-        },
-        Scope::At(division) => match territory() {
-            Some(code) => code.clone().is_not_null().and(code.eq(lit(division.clone()))),
-            None => lit(false),
-        },
-        Scope::HasTerritory => territory().map_or_else(|| lit(false), Expr::is_not_null),
-        Scope::Source(agency) => stored(SOURCE).is_not_null().and(stored(SOURCE).eq(lit(agency.clone()))),
-        Scope::Not(inner) => Expr::Not(Box::new(again(inner))),
-        Scope::Every(parts) => parts.iter().map(again).reduce(Expr::and).unwrap_or_else(|| lit(true)),
-        Scope::Any(parts) => parts.iter().map(again).reduce(Expr::or).unwrap_or_else(|| lit(false)),
-    })
 }
 
 /// How a stored value becomes what a caller sees.

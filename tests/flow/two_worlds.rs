@@ -1,63 +1,7 @@
 //! Ghost rows: what a caller gets is the same to the byte whether values and rows outside its exposure are
 //! there, changed or absent (invariants 3 and 4). Two hubs, one difference, the same questions.
 
-use std::os::unix::fs::PermissionsExt;
-
-use crate::support::{CSV, TestClock, TestHub, fixture};
-
-/// A city whose fixtures went through `change` on their way.
-async fn world(change: impl Fn(&str, String) -> String) -> TestHub {
-    // Both worlds have the same keys, or every token would differ.
-    let hub = TestHub::with(TestClock::at("2026-01-07T01:00:00Z"), |opening| {
-        std::fs::create_dir_all(&opening.keys).unwrap();
-        for name in ["root.key", "log-signing.key"] {
-            let file = opening.keys.join(name);
-            std::fs::write(&file, [7; 32]).unwrap();
-            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
-        }
-    })
-    .await;
-    for (caller, dataset) in [
-        ("platform-uploader", "platform.divisions"),
-        ("community-uploader", "community.residents"),
-        ("community-uploader", "community.visits"),
-        ("hospital-uploader", "hospital.tests"),
-        ("cdc-uploader", "cdc.cases"),
-        ("pharmacy-uploader", "pharmacy.sales"),
-    ] {
-        let text = String::from_utf8(fixture(&format!("{dataset}.csv"))).unwrap();
-        let reply = hub.push(caller, dataset, CSV, change(dataset, text).into_bytes()).await;
-        assert_eq!(reply.status, 201, "{dataset}: {}", reply.text());
-    }
-    hub
-}
-
-/// Everything of a reply but ids, log positions and time.
-async fn transcript(hub: &TestHub, caller: &str, purpose: &str, questions: &[&str]) -> Vec<String> {
-    let mut told = Vec::new();
-    for sql in questions {
-        let mut body = hub.ask(caller, purpose, sql).await.json();
-        for member in ["query_id", "log_index"] {
-            body.as_object_mut().unwrap().shift_remove(member);
-        }
-        told.push(format!("{sql}\n{body}"));
-    }
-    let catalogue = hub.get(&hub.token(caller), &format!("/v1/datasets?purpose={purpose}")).await;
-    told.push(catalogue.text());
-    told
-}
-
-/// Lines of a CSV text, the header kept, the rest through `change`.
-fn lines(text: &str, change: impl Fn(Vec<&str>) -> Option<Vec<String>>) -> String {
-    let mut lines = text.lines();
-    let mut out = vec![lines.next().unwrap().to_owned()];
-    out.extend(lines.filter_map(|line| Some(change(line.split(',').collect())?.join(","))));
-    out.join("\n") + "\n"
-}
-
-fn owned(cells: Vec<&str>) -> Vec<String> {
-    cells.into_iter().map(str::to_owned).collect()
-}
+use crate::worlds::{lines, owned, transcript, world};
 
 const ANALYST: [&str; 11] = [
     "SELECT confirmed_date, grid_code, count(*) FROM cases GROUP BY 1, 2 ORDER BY 1, 2",
