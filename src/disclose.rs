@@ -13,7 +13,7 @@ mod protect;
 use std::{collections::BTreeMap, sync::Arc};
 
 use arrow::{
-    array::RecordBatch,
+    array::{Array, MutableArrayData, RecordBatch, RecordBatchOptions, make_array},
     datatypes::{DataType, SchemaRef},
 };
 use datafusion::{execution::SessionState, logical_expr::LogicalPlan};
@@ -179,6 +179,7 @@ pub fn guard(planned: Planned) -> Result<Guarded> {
 /// [`Error::TooManyCells`], which counts released cells only.
 pub fn release(answer: Answer) -> Result<Released> {
     let Answer { guarded, reads, schema, batches } = answer;
+    let batches = batches.iter().map(|batch| written_out(batch, &schema)).collect::<Result<Vec<_>>>()?;
     let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
     let cells = guarded.columns.iter().filter(|column| column.exposure == "released").count() * rows;
     if guarded.protected && cells > CELLS {
@@ -203,6 +204,32 @@ pub fn release(answer: Answer) -> Result<Released> {
         notices,
         reads,
     })
+}
+
+/// The batch with nothing in its buffers but what it shows: under a NULL, and before and after a slice,
+/// Arrow keeps whatever was there, and writes it into streams.
+fn written_out(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
+    let rows = batch.num_rows();
+    let mut columns = Vec::with_capacity(batch.num_columns());
+    for column in batch.columns() {
+        let data = column.to_data();
+        let mut out = MutableArrayData::new(vec![&data], column.null_count() > 0, rows);
+        match column.nulls().filter(|nulls| nulls.null_count() > 0) {
+            None => out.try_extend(0, 0, rows).map_err(Error::internal)?,
+            Some(nulls) => {
+                let mut from = 0;
+                for (start, end) in nulls.valid_slices() {
+                    out.try_extend_nulls(start - from).map_err(Error::internal)?;
+                    out.try_extend(0, start, end).map_err(Error::internal)?;
+                    from = end;
+                }
+                out.try_extend_nulls(rows - from).map_err(Error::internal)?;
+            }
+        }
+        columns.push(make_array(out.freeze()));
+    }
+    let options = RecordBatchOptions::new().with_row_count(Some(rows));
+    RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options).map_err(Error::internal)
 }
 
 /// What a column of a plan holds, from most to least readable.

@@ -97,6 +97,8 @@ async fn try_world(seed: u64, questions: u64) -> Coverage {
     for number in 0..questions {
         let question = sql::question(&catalogue, &mut rng);
         let asked = hubs.ask(&question, number).await;
+        let verdict = &asked.pairs[0].0.verdict;
+        assert_ne!(verdict, "internal", "a fault of the hub, seed {seed}, question {number}: {}", question.sql);
         reached.count(question.shape, &asked.pairs[0].0.verdict, &asked.plan);
         if let Some(difference) = asked.difference(strict) {
             let found = Found { seed, number, world: &world, steps: &other.steps, question: &question };
