@@ -14,6 +14,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use arrow::{
     array::{Array, MutableArrayData, RecordBatch, RecordBatchOptions, make_array},
+    compute::BatchCoalescer,
     datatypes::{DataType, SchemaRef},
 };
 use datafusion::{execution::SessionState, logical_expr::LogicalPlan};
@@ -179,6 +180,7 @@ pub fn guard(planned: Planned) -> Result<Guarded> {
 /// [`Error::TooManyCells`], which counts released cells only.
 pub fn release(answer: Answer) -> Result<Released> {
     let Answer { guarded, reads, schema, batches } = answer;
+    let batches = in_equal_parts(batches, &schema)?;
     let batches = batches.iter().map(|batch| written_out(batch, &schema)).collect::<Result<Vec<_>>>()?;
     let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
     let cells = guarded.columns.iter().filter(|column| column.exposure == "released").count() * rows;
@@ -204,6 +206,25 @@ pub fn release(answer: Answer) -> Result<Released> {
         notices,
         reads,
     })
+}
+
+/// Rows in each batch of an answer but the last.
+const ROWS: usize = 8_192;
+
+/// The rows in batches cut by their number alone: the engine's own cuts tell how rows lie below.
+fn in_equal_parts(batches: Vec<RecordBatch>, schema: &SchemaRef) -> Result<Vec<RecordBatch>> {
+    if schema.fields().is_empty() {
+        return Ok(batches);
+    }
+    let mut parts = BatchCoalescer::new(Arc::clone(schema), ROWS);
+    let mut out = Vec::new();
+    for batch in batches {
+        parts.push_batch(batch).map_err(Error::internal)?;
+        out.extend(std::iter::from_fn(|| parts.next_completed_batch()));
+    }
+    parts.finish_buffered_batch().map_err(Error::internal)?;
+    out.extend(std::iter::from_fn(|| parts.next_completed_batch()));
+    Ok(out)
 }
 
 /// The batch with nothing in its buffers but what it shows: under a NULL, and before and after a slice,

@@ -21,7 +21,7 @@ use datafusion::{
     logical_expr::{
         BinaryExpr, Case, Expr, ExprSchemable, Extension, FetchType, Limit, LogicalPlan, Operator, SkipType, Sort,
         SortExpr, WindowFrameBound, WindowFrameUnits, WindowFunctionDefinition,
-        expr::{AggregateFunction, WindowFunction},
+        expr::{AggregateFunction, AggregateFunctionParams, WindowFunction},
         expr_rewriter::NamePreserver,
     },
     prelude::lit,
@@ -49,6 +49,7 @@ pub struct Settled {
 /// Where the plan cannot be rebuilt.
 pub fn settle(plan: LogicalPlan, defences: Defences) -> Result<Settled> {
     let one_stream = leaves_choices(&plan)?;
+    let plan = plan.transform_up_with_subqueries(without_repeated_keys)?.data;
     if nothing_hidden(&plan)? {
         return Ok(Settled { plan, one_stream });
     }
@@ -171,6 +172,32 @@ fn ordered(input: Arc<LogicalPlan>, first: Vec<SortExpr>) -> Arc<LogicalPlan> {
     }
 }
 
+/// A key that is named again in ORDER BY of an aggregate decides nothing, and the engine stumbles over it.
+fn without_repeated_keys(node: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
+    fn repeats(expr: &Expr) -> bool {
+        aggregate_call(expr).is_some_and(|call| distinct_keys(&call.params.order_by).len() < call.params.order_by.len())
+    }
+    match node {
+        LogicalPlan::Aggregate(mut aggregate) if aggregate.aggr_expr.iter().any(repeats) => {
+            for expr in &mut aggregate.aggr_expr {
+                change_order_by(expr, |_, keys| distinct_keys(&keys))?;
+            }
+            Ok(Transformed::yes(LogicalPlan::Aggregate(aggregate)))
+        }
+        other => Ok(Transformed::no(other)),
+    }
+}
+
+fn distinct_keys(keys: &[SortExpr]) -> Vec<SortExpr> {
+    let mut kept: Vec<SortExpr> = Vec::new();
+    for key in keys {
+        if !kept.iter().any(|known| known.expr == key.expr) {
+            kept.push(key.clone());
+        }
+    }
+    kept
+}
+
 /// Gives what picks rows by their order a total one.
 fn pick_in_order(node: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
     Ok(match node {
@@ -201,11 +228,7 @@ fn pick_in_order(node: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
             let mut first = Vec::new();
             if let Some(call) = window.window_expr.first().and_then(window_call) {
                 let partition = call.params.partition_by.iter().map(|expr| expr.clone().sort(true, false));
-                for key in partition.chain(call.params.order_by.iter().cloned()) {
-                    if !first.iter().any(|known: &SortExpr| known.expr == key.expr) {
-                        first.push(key);
-                    }
-                }
+                first = distinct_keys(&partition.chain(call.params.order_by.iter().cloned()).collect::<Vec<_>>());
             }
             let input = ordered(Arc::clone(&window.input), first);
             Transformed::yes(node.with_new_exprs(node.expressions(), vec![input.as_ref().clone()])?)
@@ -218,10 +241,14 @@ fn pick_in_order(node: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
             }
             for (expr, order_use) in aggregate.aggr_expr.iter_mut().zip(&uses) {
                 if *order_use == OrderUse::PicksRows {
-                    // Nodes above refer to the call by its name.
-                    let name = expr.schema_name().to_string();
-                    extend_order_by(expr, &schema);
-                    *expr = std::mem::take(expr).alias_if_changed(name)?;
+                    change_order_by(expr, |call, keys| match (call.distinct, call.args.first()) {
+                        // Distinct values are in a total order by themselves, and take no other key.
+                        (true, Some(value)) if !keys.iter().any(|key| key.expr == *value) => {
+                            keys.into_iter().chain([value.clone().sort(true, false)]).collect()
+                        }
+                        (true, _) => keys,
+                        (false, _) => total_keys(keys, &schema),
+                    })?;
                 }
             }
             if uses.contains(&OrderUse::Accumulates) {
@@ -233,22 +260,22 @@ fn pick_in_order(node: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
     })
 }
 
-fn extend_order_by(expr: &mut Expr, schema: &DFSchema) {
-    match expr {
-        Expr::Alias(alias) => extend_order_by(&mut alias.expr, schema),
-        Expr::AggregateFunction(call) => {
-            let first = std::mem::take(&mut call.params.order_by);
-            call.params.order_by = match (call.params.distinct, call.params.args.first()) {
-                // Distinct values are in a total order by themselves, and take no other key.
-                (true, Some(value)) if !first.iter().any(|key| key.expr == *value) => {
-                    first.into_iter().chain([value.clone().sort(true, false)]).collect()
-                }
-                (true, _) => first,
-                (false, _) => total_keys(first, schema),
-            };
-        }
-        _ => {}
+/// Changes the order of an aggregate's rows, and keeps the name by which nodes above refer to it.
+fn change_order_by(
+    expr: &mut Expr,
+    change: impl FnOnce(&AggregateFunctionParams, Vec<SortExpr>) -> Vec<SortExpr>,
+) -> Result<()> {
+    let name = expr.schema_name().to_string();
+    let mut call = &mut *expr;
+    while let Expr::Alias(alias) = call {
+        call = &mut alias.expr;
     }
+    if let Expr::AggregateFunction(call) = call {
+        let keys = std::mem::take(&mut call.params.order_by);
+        call.params.order_by = change(&call.params, keys);
+    }
+    *expr = std::mem::take(expr).alias_if_changed(name)?;
+    Ok(())
 }
 
 enum Found {
