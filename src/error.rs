@@ -157,6 +157,17 @@ impl Error {
         Self::Internal(cause.to_string())
     }
 
+    /// The kind of a fault of the hub, for logs: engine texts may carry values, so logs too get what stands
+    /// before the first of them and no more.
+    pub fn fault(&self) -> Option<String> {
+        match self {
+            Self::Internal(cause) => {
+                Some(cause.split([':', '\'', '"']).next().unwrap_or_default().chars().take(200).collect())
+            }
+            _ => None,
+        }
+    }
+
     /// The kind of error, as it ends the `type` of a problem document.
     pub fn slug(&self) -> &'static str {
         match self {

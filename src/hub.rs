@@ -335,6 +335,7 @@ impl Hub {
         let (accepted, duplicates) = if refused { (0, 0) } else { (prepared.accepted(), prepared.duplicates) };
         let receipt = draft_receipt(&push, &dataset, &findings, &digest, accepted, duplicates, refused);
         if push.dry_run {
+            self.record_dry_run(credential, &receipt).await?;
             return Ok(Received { receipt, again: false });
         }
 
@@ -649,6 +650,23 @@ impl Hub {
         }
     }
 
+    /// Records a check that stored nothing: its receipt tells of rows that were there before.
+    async fn record_dry_run(&self, credential: &Credential, receipt: &Receipt) -> Result<()> {
+        let event = Event::UploadEnd {
+            batch_id: receipt.batch_id.clone(),
+            dataset: receipt.dataset.clone(),
+            caller: credential.caller.id.clone(),
+            agency: credential.caller.agency.clone(),
+            outcome: "checked".into(),
+            received: receipt.rows_received,
+            accepted: receipt.rows_accepted,
+            rejected: receipt.rows_rejected,
+            duplicate: receipt.rows_duplicate,
+            version: None,
+        };
+        self.log.append(event).await.map(drop)
+    }
+
     // ------------------------------------------------------------------- steps of a query
 
     async fn begin_question(&self, credential: &Credential, question: &Question, channel: &str) -> Result<Begun> {
@@ -704,7 +722,7 @@ impl Hub {
             tables: tables_read(&reads, &begun.tables),
             fields: reads,
             snapshot: snapshot.clone(),
-            cause: cause_of(outcome.as_ref().err()),
+            cause: outcome.as_ref().err().and_then(Error::fault),
         };
         Ok((snapshot, self.log.append(event).await?))
     }
@@ -720,7 +738,7 @@ impl Hub {
             tables: BTreeMap::new(),
             fields: BTreeMap::new(),
             snapshot: String::new(),
-            cause: cause_of(outcome.as_ref().err()),
+            cause: outcome.as_ref().err().and_then(Error::fault),
         };
         self.log.append(event).await
     }
@@ -833,16 +851,6 @@ fn tables_read(reads: &Reads, tables: &Snapshot) -> BTreeMap<String, i64> {
 fn rule_of(error: Option<&Error>) -> Option<String> {
     match error {
         Some(Error::Refused(refusal)) => Some(refusal.rule.clone()),
-        _ => None,
-    }
-}
-
-fn cause_of(error: Option<&Error>) -> Option<String> {
-    match error {
-        // Engine texts may carry values, so the log too gets the kind of fault and not its words.
-        Some(Error::Internal(cause)) => {
-            Some(cause.split([':', '\'', '"']).next().unwrap_or_default().chars().take(200).collect())
-        }
         _ => None,
     }
 }

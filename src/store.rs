@@ -32,6 +32,11 @@ use deltalake_core::{
     kernel::{StructType, Transaction, engine::arrow_conversion::TryIntoKernel, transaction::CommitProperties},
     protocol::SaveMode,
 };
+use parquet::{
+    basic::Compression,
+    file::properties::{EnabledStatistics, WriterProperties},
+    schema::types::ColumnPath,
+};
 use tokio::sync::{Mutex, MutexGuard};
 
 use crate::{
@@ -242,6 +247,7 @@ impl Writer<'_> {
         columns.push(Arc::new(BinaryArray::from_iter_values(&digests)));
         let rows = RecordBatch::try_new(table_schema(&self.table.dataset), columns).map_err(Error::internal)?;
 
+        let layout = file_layout(&self.table.dataset, count);
         let application = application_of(&source);
         let properties = CommitProperties::default()
             .with_application_transaction(Transaction::new(&application, sequence))
@@ -253,6 +259,7 @@ impl Writer<'_> {
             .with_save_mode(SaveMode::Append)
             .with_session_state(Arc::clone(&self.store.session) as Arc<dyn Session>)
             .with_commit_properties(properties)
+            .with_writer_properties(layout)
             .await;
         let table = match written {
             Ok(table) => table,
@@ -313,6 +320,25 @@ impl Writer<'_> {
         }
         Ok(known)
     }
+}
+
+/// Rows in a row group: few enough that a day or a division leaves most of a large batch unread.
+const ROW_GROUP: usize = 1 << 17;
+
+/// How the files of a batch are written. Pseudonyms get Bloom filters, by which a token finds its row
+/// groups; their least and greatest would prune nothing and only sort people by them.
+fn file_layout(dataset: &Dataset, rows: usize) -> WriterProperties {
+    let mut layout =
+        WriterProperties::builder().set_compression(Compression::SNAPPY).set_max_row_group_row_count(Some(ROW_GROUP));
+    let pseudonyms = dataset.stored_fields().filter(|field| field.identifier.is_some());
+    for column in pseudonyms.map(|field| ColumnPath::new(vec![field.name.clone()])) {
+        layout = layout
+            .set_column_statistics_enabled(column.clone(), EnabledStatistics::None)
+            .set_column_bloom_filter_enabled(column.clone(), true)
+            .set_column_bloom_filter_fpp(column.clone(), 0.01)
+            .set_column_bloom_filter_max_ndv(column, rows.min(ROW_GROUP) as u64);
+    }
+    layout.build()
 }
 
 fn application_of(source: &str) -> String {

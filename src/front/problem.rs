@@ -75,7 +75,7 @@ pub fn document(error: &Error) -> Value {
 
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
-        if let Self::Internal(cause) = &self {
+        if let Some(cause) = self.fault() {
             tracing::error!(cause, "a fault of the hub");
         }
         let mut response = (status(&self), document(&self).to_string()).into_response();

@@ -140,8 +140,8 @@ impl UserDefinedLogicalNodeCore for ReleasedNode {
     }
 }
 
-/// Stands where a barrier would, over a table behind which nothing is hidden: filters, limits and
-/// statistics pass, as in an engine without a gate.
+/// Stands where a barrier would, over a table behind which nothing is hidden: filters and statistics pass, as
+/// in an engine without a gate. (Limits do not: a scan of no columns forgets them.)
 #[derive(Debug)]
 pub struct WholeExec {
     input: Arc<dyn ExecutionPlan>,
@@ -202,15 +202,6 @@ impl ExecutionPlan for WholeExec {
             [only] => Ok(Arc::clone(only)),
             _ => internal_err!("a whole table has one input"),
         }
-    }
-    fn supports_limit_pushdown(&self) -> bool {
-        self.input.supports_limit_pushdown()
-    }
-    fn fetch(&self) -> Option<usize> {
-        self.input.fetch()
-    }
-    fn with_fetch(&self, limit: Option<usize>) -> Option<Arc<dyn ExecutionPlan>> {
-        self.input.with_fetch(limit).map(|input| Arc::new(Self::new(input)) as _)
     }
     fn cardinality_effect(&self) -> CardinalityEffect {
         CardinalityEffect::Equal

@@ -255,7 +255,7 @@ async fn b04_order_is_that_of_the_mask() {
                 let month = if forward { 1 + n % 7 } else { 12 - n % 7 };
                 cells[4] = format!("19{}0-{month:02}-11", 8 + n / 7);
                 if cells[7] != "420191001002001" {
-                    cells[7] = format!("42019100100100{}", if (n % 2 == 0) == forward { 1 } else { 2 });
+                    cells[7] = format!("42019100100100{}", if n.is_multiple_of(2) == forward { 1 } else { 2 });
                 }
                 Some(cells)
             }),

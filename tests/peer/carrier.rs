@@ -9,6 +9,7 @@ use arrow::{
     datatypes::{DataType, Field, Schema, SchemaRef},
     ipc::reader::StreamReader,
 };
+use chrono::Utc;
 use datafusion::{
     common::TableReference,
     config::Dialect,
@@ -45,7 +46,7 @@ impl Carrier {
         let definitions = tempfile::tempdir().unwrap();
         write_definitions(definitions.path(), tables);
         let (schemas, policies) = (definitions.path().join("schemas"), definitions.path().join("policies"));
-        let hub = TestHub::with(TestClock::at("2026-01-07T01:00:00Z"), move |opening| {
+        let hub = TestHub::with(TestClock::at(&Utc::now().to_rfc3339()), move |opening| {
             opening.schemas = schemas;
             opening.policies = policies;
         })
