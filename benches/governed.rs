@@ -8,8 +8,8 @@
 //! - *ungoverned* is DataFusion over the same tables as deltalake-core sets it up (`governed/plain.rs`), with a session
 //!   that lives on, in as many partitions as there are cores. That is what an engineer without the hub would have, and
 //!   what the ratio is taken against.
-//! - *1 partition* is the same in one, as the hub runs its queries. It tells the cost of the gates from the cost of
-//!   the hub's choice to let no partitions race.
+//! - *1 partition* is the same in one, as the hub runs queries that pick rows by their order. It tells the cost of the
+//!   gates from the cost of the hub's choice to let no partitions race there.
 //! - *end to end* is [`Hub::query`]: in addition policy decisions, the text of the question sealed, and two log entries
 //!   flushed to the disk. It is no part of the ratio, since the engineer's setup keeps no log; its share is the same
 //!   for every question and measured by `SELECT 1`. HTTP and the encoding of answers are in none of these.

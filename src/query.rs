@@ -7,6 +7,7 @@ pub mod functions;
 mod growth;
 mod order;
 mod plan_errors;
+mod prune;
 pub mod scope;
 mod statement;
 mod table;
@@ -216,6 +217,9 @@ impl Engine {
         }
         let plan = state.statement_to_plan(statement).await.map_err(|e| plan_errors::planning(&e))?;
         let plan = plan.with_param_values(params.to_vec()).map_err(|e| plan_errors::planning(&e))?;
+        if plan.schema().fields().is_empty() {
+            return Err(Error::SqlSyntax("the statement selects no columns; name some, or count(*)".into()));
+        }
         growth::check(&plan)?;
         let plan = transform::local_midnights(plan).map_err(|e| plan_errors::planning(&e))?;
         Ok(Planned { state, plan, explain, functions: self.functions() })
@@ -241,7 +245,8 @@ impl Engine {
         if settled.one_stream {
             state.config_mut().options_mut().execution.target_partitions = 1;
         }
-        let physical = state.query_planner().create_physical_plan(&settled.plan, &state).await.map_err(failed)?;
+        let planned = state.query_planner().create_physical_plan(&settled.plan, &state).await;
+        let physical = planned.map_err(|error| plan_errors::preparing(&error, &failures))?;
         // INVARIANT: every governed scan still stands under its barrier when the plan is run.
         if self.defences.stand(Defence::Verification) {
             barrier::verify(&physical)?;
@@ -253,7 +258,10 @@ impl Engine {
         while let Some(batch) = stream.next().await {
             let batch = batch.map_err(failed)?;
             rows += batch.num_rows();
-            bytes += batch.get_array_memory_size();
+            // What the rows themselves take, whatever buffers they share.
+            for column in batch.columns() {
+                bytes += column.to_data().get_slice_memory_size().map_err(Error::internal)?;
+            }
             if rows > self.limits.rows || bytes > self.limits.answer_bytes {
                 return Err(Error::ResourceLimit(format!(
                     "the answer has more than {} rows or {} MiB; aggregate it or add a LIMIT",
@@ -284,7 +292,7 @@ impl Engine {
             .execute_and_check(plan, state.config_options(), |_, _| {})
             .map_err(|e| plan_errors::planning(&e))?;
         let optimized = state.optimizer().optimize(analyzed, state, |_, _| {});
-        optimized.map_err(|e| plan_errors::running(&e, &Failures::default()))
+        optimized.map_err(|e| plan_errors::preparing(&e, &Failures::default()))
     }
 
     fn functions(&self) -> functions::Listed {
@@ -350,7 +358,10 @@ fn config(view: &View) -> SessionConfig {
         .with_default_catalog_and_schema("hub", "public")
         .with_information_schema(false)
         .set_bool("datafusion.execution.parquet.schema_force_view_types", false)
-        .set_bool("datafusion.execution.parquet.pushdown_filters", true);
+        .set_bool("datafusion.execution.parquet.pushdown_filters", true)
+        // It holds logical and physical plan to the same guess of where NULL may be; a guarded AND is guessed
+        // more carefully than a plain one.
+        .set_bool("datafusion.execution.skip_physical_aggregate_schema_check", true);
     let options = config.options_mut();
     options.sql_parser.dialect = Dialect::PostgreSQL;
     // Text stays in one type from the file to the answer.

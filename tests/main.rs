@@ -10,6 +10,7 @@ mod leaks;
 mod peer;
 mod policies;
 mod processes;
+mod pruning;
 mod sql;
 mod support;
 mod tpch;

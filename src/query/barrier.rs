@@ -4,7 +4,10 @@
 
 use std::{fmt, sync::Arc};
 
-use arrow::compute::SortOptions;
+use arrow::{
+    array::{RecordBatch, RecordBatchOptions},
+    compute::{BatchCoalescer, SortOptions},
+};
 use async_trait::async_trait;
 use datafusion::{
     catalog::{
@@ -24,9 +27,12 @@ use datafusion::{
         execution_plan::CardinalityEffect,
         filter_pushdown::{FilterDescription, FilterPushdownPhase},
         statistics::{ChildStats, StatisticsArgs, StatisticsContext},
+        stream::RecordBatchStreamAdapter,
     },
     physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, PhysicalPlanner},
 };
+
+use futures::{StreamExt, stream};
 
 use crate::error::Error;
 
@@ -250,20 +256,21 @@ impl UserDefinedLogicalNodeCore for OrderedNode {
     }
 }
 
-/// Rows in one stream and one order, which the engine's own planning must bring about below it and can
-/// rely on above it.
+/// Rows in one stream, one order and batches of one size, since sums are added up batch by batch. The order
+/// is brought about below it by the engine's own planning, which can rely on it above.
 #[derive(Debug)]
 struct OrderedExec {
     input: Arc<dyn ExecutionPlan>,
-    order: LexOrdering,
+    /// `None` where there is no column to tell rows apart by.
+    order: Option<LexOrdering>,
     properties: Arc<PlanProperties>,
 }
 
 impl OrderedExec {
-    fn new(input: Arc<dyn ExecutionPlan>, order: LexOrdering) -> Self {
+    fn new(input: Arc<dyn ExecutionPlan>, order: Option<LexOrdering>) -> Self {
         let below = input.properties();
         let properties = Arc::new(PlanProperties::new(
-            EquivalenceProperties::new_with_orderings(input.schema(), [order.clone()]),
+            EquivalenceProperties::new_with_orderings(input.schema(), order.clone()),
             Partitioning::UnknownPartitioning(1),
             below.emission_type,
             below.boundedness,
@@ -289,7 +296,7 @@ impl ExecutionPlan for OrderedExec {
         vec![&self.input]
     }
     fn required_input_ordering(&self) -> Vec<Option<OrderingRequirements>> {
-        vec![Some(OrderingRequirements::from(self.order.clone()))]
+        vec![self.order.clone().map(OrderingRequirements::from)]
     }
     fn required_input_distribution(&self) -> Vec<Distribution> {
         vec![Distribution::SinglePartition]
@@ -305,7 +312,7 @@ impl ExecutionPlan for OrderedExec {
         on: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
     ) -> Result<TreeNodeRecursion> {
         let mut next = TreeNodeRecursion::Continue;
-        for key in &self.order {
+        for key in self.order.iter().flatten() {
             next = on(&key.expr)?;
         }
         Ok(next)
@@ -317,7 +324,50 @@ impl ExecutionPlan for OrderedExec {
         }
     }
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
-        self.input.execute(partition, context)
+        let rows = context.session_config().batch_size();
+        let input = self.input.execute(partition, context)?;
+        let schema = input.schema();
+        let equal =
+            EqualBatches { input: Some(input), cut: BatchCoalescer::new(Arc::clone(&schema), rows), bare: 0, rows };
+        Ok(Box::pin(RecordBatchStreamAdapter::new(schema, stream::try_unfold(equal, EqualBatches::next))))
+    }
+}
+
+/// Rows on their way into batches of one size.
+struct EqualBatches {
+    /// `None` at its end.
+    input: Option<SendableRecordBatchStream>,
+    cut: BatchCoalescer,
+    /// Rows without columns, which cannot be put together but by their number.
+    bare: usize,
+    rows: usize,
+}
+
+impl EqualBatches {
+    async fn next(mut self) -> Result<Option<(RecordBatch, Self)>> {
+        loop {
+            if let Some(batch) = self.cut.next_completed_batch() {
+                return Ok(Some((batch, self)));
+            }
+            let Some(input) = &mut self.input else {
+                let rows = self.bare.min(self.rows);
+                if rows == 0 {
+                    return Ok(None);
+                }
+                self.bare -= rows;
+                let options = RecordBatchOptions::new().with_row_count(Some(rows));
+                let batch = RecordBatch::try_new_with_options(self.cut.schema(), Vec::new(), &options)?;
+                return Ok(Some((batch, self)));
+            };
+            match input.next().await.transpose()? {
+                Some(batch) if batch.num_columns() == 0 => self.bare += batch.num_rows(),
+                Some(batch) => self.cut.push_batch(batch)?,
+                None => {
+                    self.input = None;
+                    self.cut.finish_buffered_batch()?;
+                }
+            }
+        }
     }
 }
 
@@ -353,10 +403,7 @@ impl ExtensionPlanner for Planner {
             let expr = planner.create_physical_expr(&key.expr, ordered.input.schema(), session, context)?;
             order.push(PhysicalSortExpr::new(expr, SortOptions::new(!key.asc, key.nulls_first)));
         }
-        match LexOrdering::new(order) {
-            Some(order) => Ok(Some(Arc::new(OrderedExec::new(Arc::clone(input), order)))),
-            None => Ok(Some(Arc::clone(input))),
-        }
+        Ok(Some(Arc::new(OrderedExec::new(Arc::clone(input), LexOrdering::new(order)))))
     }
 }
 

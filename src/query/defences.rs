@@ -53,6 +53,8 @@ impl Defence {
     ];
 }
 
+const _: () = assert!(Defence::ALL.len() == Defence::Firewall as usize + 1);
+
 /// Which defences stand: all, but in tests.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Defences {

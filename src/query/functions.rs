@@ -136,32 +136,32 @@ static WINDOW_FUNCTIONS: LazyLock<Vec<Arc<WindowUDF>>> = LazyLock::new(|| {
 });
 
 /// Whether callers may use the scalar function of that canonical name.
-pub fn allows_scalar(name: &str) -> bool {
+fn allows_scalar(name: &str) -> bool {
     allows(SCALAR, name)
 }
 
 /// Whether callers may use the aggregate function of that canonical name.
-pub fn allows_aggregate(name: &str) -> bool {
+fn allows_aggregate(name: &str) -> bool {
     allows(AGGREGATE, name)
 }
 
 /// Whether callers may use the window function of that canonical name.
-pub fn allows_window(name: &str) -> bool {
+fn allows_window(name: &str) -> bool {
     allows(WINDOW, name) || allows(AGGREGATE, name)
 }
 
 /// The engine's scalar functions that callers may use.
-pub fn scalar() -> Vec<Arc<ScalarUDF>> {
+fn scalar() -> Vec<Arc<ScalarUDF>> {
     SCALAR_FUNCTIONS.clone()
 }
 
 /// The engine's aggregate functions that callers may use.
-pub fn aggregate() -> Vec<Arc<AggregateUDF>> {
+fn aggregate() -> Vec<Arc<AggregateUDF>> {
     AGGREGATE_FUNCTIONS.clone()
 }
 
 /// The engine's window functions that callers may use.
-pub fn window() -> Vec<Arc<WindowUDF>> {
+fn window() -> Vec<Arc<WindowUDF>> {
     WINDOW_FUNCTIONS.clone()
 }
 
@@ -175,6 +175,9 @@ fn allows(table: Table, name: &str) -> bool {
 
 /// The longest text that `starts_with` may look for below the barrier, in bytes.
 const PREFIX: usize = 1_000;
+
+/// The longest delimiter of `string_agg`, in bytes.
+const DELIMITER: usize = 64;
 
 /// The parts of a date or an instant that `date_part` finds in every one of them.
 const DATE_PARTS: &[&str] = &[
@@ -282,7 +285,9 @@ pub fn order_use(aggregate: &str, argument_types: &[DataType]) -> OrderUse {
                     DataType::Int8 | DataType::Int16 | DataType::UInt8 | DataType::UInt16 | DataType::Duration(_)
                 )
         }),
-        "approx_median"
+        // any_value pays no heed to an order of its own, but takes the first that comes.
+        "any_value"
+        | "approx_median"
         | "approx_percentile_cont"
         | "approx_percentile_cont_with_weight"
         | "corr"
@@ -300,7 +305,7 @@ pub fn order_use(aggregate: &str, argument_types: &[DataType]) -> OrderUse {
         | "stddev_pop"
         | "var"
         | "var_pop" => false,
-        // first_value, last_value, nth_value, any_value, string_agg, array_agg, and what is not known.
+        // first_value, last_value, nth_value, string_agg, array_agg, and what is not known.
         _ => return OrderUse::PicksRows,
     };
     if exact { OrderUse::None } else { OrderUse::Accumulates }
@@ -319,6 +324,27 @@ pub fn window_picks_rows(name: &str) -> bool {
 pub fn check_arguments(name: &str, arguments: &[Expr]) -> Result<()> {
     match (name, arguments) {
         // The third argument is a size that the engine reserves at once, however large.
+        // They promise a zone and give none, and their patterns are not PostgreSQL's.
+        (
+            "to_timestamp"
+            | "to_timestamp_micros"
+            | "to_timestamp_millis"
+            | "to_timestamp_nanos"
+            | "to_timestamp_seconds",
+            [_, _, ..],
+        ) => Err(Error::refused(
+            "function-not-listed",
+            format!("{name} with a pattern"),
+            "write times as ISO 8601, as in to_timestamp('2026-01-05 10:00:00')",
+        )),
+        // It stands between any two values, outside the engine's memory limit.
+        ("string_agg", [_, delimiter, ..]) if text(delimiter).is_none_or(|text| text.len() > DELIMITER) => {
+            Err(Error::refused(
+                "function-not-listed",
+                format!("string_agg with a delimiter that is no literal of at most {DELIMITER} bytes"),
+                "use a short delimiter",
+            ))
+        }
         ("approx_percentile_cont", [_, _, _, ..]) => Err(Error::refused(
             "function-not-listed",
             "approx_percentile_cont with a number of centroids",

@@ -120,6 +120,8 @@ fn of(
             }
             sum
         }
+        // All texts of a group in one: to put a few of these together is to double a table.
+        Expr::AggregateFunction(call) if call.func.name() == "string_agg" => PARTS / 2,
         // Some letters become three in another case, and translate makes each of these one again.
         Expr::ScalarFunction(ScalarFunction { func, args })
             if matches!(func.name(), "upper" | "lower" | "initcap") && args.len() == 1 =>

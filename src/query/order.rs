@@ -7,8 +7,7 @@
 //! each of these gets a total order of the columns it works on, or is decided row by row. Ties that are
 //! left are rows the query itself cannot tell apart.
 //!
-//! Works on the optimized plan, whose columns are those really needed. A plan over tables behind which
-//! nothing is hidden stays as it is.
+//! Works on the optimized plan, whose columns are those really needed.
 
 use std::sync::Arc;
 
@@ -21,14 +20,13 @@ use datafusion::{
     logical_expr::{
         BinaryExpr, Case, Expr, ExprSchemable, Extension, FetchType, Limit, LogicalPlan, Operator, SkipType, Sort,
         SortExpr, WindowFrameBound, WindowFrameUnits, WindowFunctionDefinition,
-        expr::{AggregateFunction, AggregateFunctionParams, WindowFunction},
+        expr::{AggregateFunction, AggregateFunctionParams, InList, WindowFunction},
         expr_rewriter::NamePreserver,
     },
     prelude::lit,
 };
 
 use super::{
-    GovernedTable,
     barrier::OrderedNode,
     defences::{Defence, Defences},
     functions::{self, OrderUse},
@@ -50,9 +48,6 @@ pub struct Settled {
 pub fn settle(plan: LogicalPlan, defences: Defences) -> Result<Settled> {
     let one_stream = leaves_choices(&plan)?;
     let plan = plan.transform_up_with_subqueries(without_repeated_keys)?.data;
-    if nothing_hidden(&plan)? {
-        return Ok(Settled { plan, one_stream });
-    }
     let mut plan = plan;
     if defences.stand(Defence::GuardedLogic) {
         plan = plan.transform_up_with_subqueries(guard)?.data;
@@ -64,20 +59,6 @@ pub fn settle(plan: LogicalPlan, defences: Defences) -> Result<Settled> {
         plan = in_order_of_its_values(plan)?;
     }
     Ok(Settled { plan, one_stream })
-}
-
-/// Whether all tables of a plan are such that nothing is hidden behind them.
-fn nothing_hidden(plan: &LogicalPlan) -> Result<bool> {
-    let mut whole = true;
-    plan.apply_with_subqueries(|node| {
-        if let LogicalPlan::TableScan(scan) = node
-            && let Some(table) = GovernedTable::behind(&scan.source)
-        {
-            whole &= table.is_whole();
-        }
-        Ok(TreeNodeRecursion::Continue)
-    })?;
-    Ok(whole)
 }
 
 /// Whether something in the plan picks rows, or adds up what does not add up exactly.
@@ -114,13 +95,17 @@ fn window_call(expr: &Expr) -> Option<&WindowFunction> {
     }
 }
 
-/// The types of arguments before the engine cast them for the function.
+/// The types of arguments. Narrow whole numbers that are cast to floating point, as the engine does for an
+/// average, are still narrow whole numbers.
 fn types(args: &[Expr], schema: &DFSchema) -> Vec<DataType> {
-    let written = |arg: &Expr| match arg {
-        Expr::Cast(cast) => cast.expr.get_type(schema),
+    let kind = |arg: &Expr| match arg {
+        Expr::Cast(cast) if *cast.field.data_type() == DataType::Float64 => match cast.expr.get_type(schema) {
+            Ok(narrow @ (DataType::Int8 | DataType::Int16 | DataType::UInt8 | DataType::UInt16)) => Ok(narrow),
+            _ => arg.get_type(schema),
+        },
         arg => arg.get_type(schema),
     };
-    args.iter().map(|arg| written(arg).unwrap_or(DataType::Null)).collect()
+    args.iter().map(|arg| kind(arg).unwrap_or(DataType::Null)).collect()
 }
 
 /// How an aggregate uses the order of its rows; what is not an aggregate is taken for the worst.
@@ -149,7 +134,7 @@ fn window_picks(expr: &Expr, node: &LogicalPlan) -> bool {
 
 /// Sort keys that leave no two rows of `schema` in an open order: `first`, then every other column.
 fn total_keys(first: Vec<SortExpr>, schema: &DFSchema) -> Vec<SortExpr> {
-    let mut keys = first;
+    let mut keys = distinct_keys(&first);
     for (qualifier, field) in schema.iter() {
         let column = Expr::Column(Column::new(qualifier.cloned(), field.name()));
         if *field.data_type() != DataType::Null && !keys.iter().any(|key| key.expr == column) {
@@ -163,13 +148,8 @@ fn total_keys(first: Vec<SortExpr>, schema: &DFSchema) -> Vec<SortExpr> {
 /// own planning of orders.
 fn ordered(input: Arc<LogicalPlan>, first: Vec<SortExpr>) -> Arc<LogicalPlan> {
     let keys = total_keys(first, input.schema());
-    match keys.is_empty() {
-        true => input,
-        false => {
-            let node = OrderedNode { input: input.as_ref().clone(), keys };
-            Arc::new(LogicalPlan::Extension(Extension { node: Arc::new(node) }))
-        }
-    }
+    let node = OrderedNode { input: input.as_ref().clone(), keys };
+    Arc::new(LogicalPlan::Extension(Extension { node: Arc::new(node) }))
 }
 
 /// A key that is named again in ORDER BY of an aggregate decides nothing, and the engine stumbles over it.
@@ -191,8 +171,10 @@ fn without_repeated_keys(node: LogicalPlan) -> Result<Transformed<LogicalPlan>> 
 fn distinct_keys(keys: &[SortExpr]) -> Vec<SortExpr> {
     let mut kept: Vec<SortExpr> = Vec::new();
     for key in keys {
-        if !kept.iter().any(|known| known.expr == key.expr) {
-            kept.push(key.clone());
+        // An alias of a column is that column.
+        let expr = key.expr.clone().unalias_nested().data;
+        if !kept.iter().any(|known| known.expr == expr) {
+            kept.push(SortExpr { expr, ..key.clone() });
         }
     }
     kept
@@ -223,7 +205,9 @@ fn pick_in_order(node: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
             let expr = total_keys(sort.expr, sort.input.schema());
             Transformed::yes(LogicalPlan::Sort(Sort { expr, ..sort }))
         }
-        LogicalPlan::Window(ref window) if window.window_expr.iter().any(|expr| window_picks(expr, &node)) => {
+        // Also for functions that treat peers alike: a limit above stops as soon as it has seen enough of rows
+        // that come in order, and what else is computed on the way may fail.
+        LogicalPlan::Window(ref window) => {
             // All functions of one node share partition and order.
             let mut first = Vec::new();
             if let Some(call) = window.window_expr.first().and_then(window_call) {
@@ -291,37 +275,26 @@ fn extend_sort(plan: LogicalPlan) -> Result<Found> {
             let expr = total_keys(sort.expr, sort.input.schema());
             Found::Sorted(LogicalPlan::Sort(Sort { expr, ..sort }))
         }
-        LogicalPlan::Projection(mut projection) => match extend_sort(Arc::unwrap_or_clone(projection.input))? {
-            Found::Sorted(input) => {
-                projection.input = Arc::new(input);
-                Found::Sorted(LogicalPlan::Projection(projection))
-            }
-            Found::Unsorted(input) => {
-                projection.input = Arc::new(input);
-                Found::Unsorted(LogicalPlan::Projection(projection))
-            }
-        },
-        LogicalPlan::SubqueryAlias(mut alias) => match extend_sort(Arc::unwrap_or_clone(alias.input))? {
-            Found::Sorted(input) => {
-                alias.input = Arc::new(input);
-                Found::Sorted(LogicalPlan::SubqueryAlias(alias))
-            }
-            Found::Unsorted(input) => {
-                alias.input = Arc::new(input);
-                Found::Unsorted(LogicalPlan::SubqueryAlias(alias))
-            }
-        },
-        LogicalPlan::Limit(mut limit) => match extend_sort(Arc::unwrap_or_clone(limit.input))? {
-            Found::Sorted(input) => {
-                limit.input = Arc::new(input);
-                Found::Sorted(LogicalPlan::Limit(limit))
-            }
-            Found::Unsorted(input) => {
-                limit.input = Arc::new(input);
-                Found::Unsorted(LogicalPlan::Limit(limit))
-            }
-        },
+        LogicalPlan::Projection(mut it) => below(Arc::clone(&it.input), |input| {
+            it.input = input;
+            LogicalPlan::Projection(it)
+        })?,
+        LogicalPlan::SubqueryAlias(mut it) => below(Arc::clone(&it.input), |input| {
+            it.input = input;
+            LogicalPlan::SubqueryAlias(it)
+        })?,
+        LogicalPlan::Limit(mut it) => below(Arc::clone(&it.input), |input| {
+            it.input = input;
+            LogicalPlan::Limit(it)
+        })?,
         other => Found::Unsorted(other),
+    })
+}
+
+fn below(input: Arc<LogicalPlan>, around: impl FnOnce(Arc<LogicalPlan>) -> LogicalPlan) -> Result<Found> {
+    Ok(match extend_sort(Arc::unwrap_or_clone(input))? {
+        Found::Sorted(input) => Found::Sorted(around(Arc::new(input))),
+        Found::Unsorted(input) => Found::Unsorted(around(Arc::new(input))),
     })
 }
 
@@ -352,8 +325,26 @@ fn guard(node: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
     let names = NamePreserver::new(&node);
     node.map_expressions(|expr| {
         let name = names.save(&expr);
-        let guarded = if filters { guard_filter(expr, &schema)? } else { guard_value(expr, &schema)? };
+        let written_out = without_fallible_lists(expr, &schema)?;
+        let guarded = written_out.transform_data(|expr| match filters {
+            true => guard_filter(expr, &schema),
+            false => guard_value(expr, &schema),
+        })?;
         Ok(guarded.update_data(|expr| name.restore(expr)))
+    })
+}
+
+/// A list is looked through batch by batch too: one whose later items may fail is written out.
+fn without_fallible_lists(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
+    expr.transform_up(|expr| match expr {
+        Expr::InList(InList { expr, list, negated })
+            if list.iter().skip(1).any(|item| !total::is_total(item, schema)) =>
+        {
+            let equals = list.into_iter().map(|item| expr.as_ref().clone().eq(item)).reduce(Expr::or);
+            let within = equals.unwrap_or_else(|| lit(false));
+            Ok(Transformed::yes(if negated { Expr::Not(Box::new(within)) } else { within }))
+        }
+        other => Ok(Transformed::no(other)),
     })
 }
 

@@ -51,34 +51,37 @@ pub fn planning(error: &DataFusionError) -> Error {
     }
 }
 
-/// An error while optimizing or running. Only the caller's own rows and literals reach this stage; which
-/// of several rows failed first is decided by how rows lie, so the words are those of the whole query.
-pub fn running(error: &DataFusionError, failures: &Failures) -> Error {
-    use arrow::error::ArrowError;
+/// An error while a plan is optimized or made ready, before a row is looked at.
+pub fn preparing(error: &DataFusionError, failures: &Failures) -> Error {
     let root = error.find_root();
     match root {
-        DataFusionError::ResourcesExhausted(_) => Error::ResourceLimit(
-            "the query needs more memory or disk than it may have; aggregate earlier or narrow it".into(),
-        ),
-        DataFusionError::ArrowError(arrow, _) => match arrow.as_ref() {
-            ArrowError::DivideByZero
-            | ArrowError::ArithmeticOverflow(_)
-            | ArrowError::CastError(_)
-            | ArrowError::ParseError(_)
-            | ArrowError::ComputeError(_)
-            | ArrowError::InvalidArgumentError(_) => failures.told(),
-            _ => Error::internal(root),
-        },
-        DataFusionError::Execution(_) => failures.told(),
-        DataFusionError::External(fault) => match fault.downcast_ref::<Error>() {
-            Some(fault) => fault.clone(),
-            None => failures.told(),
-        },
+        DataFusionError::ArrowError(..) | DataFusionError::Execution(_) => failures.told(),
         DataFusionError::Plan(_) | DataFusionError::SchemaError(..) | DataFusionError::NotImplemented(_) => {
             planning(error)
         }
+        DataFusionError::External(fault) => fault.downcast_ref::<Error>().cloned().unwrap_or_else(|| failures.told()),
+        DataFusionError::ResourcesExhausted(_) => too_large(),
         _ => Error::internal(root),
     }
+}
+
+/// An error while rows are computed. Only the caller's own rows reach this stage; which of several rows
+/// failed first, and so how, is decided by how rows lie: the words are those of the whole query.
+pub fn running(error: &DataFusionError, failures: &Failures) -> Error {
+    match error.find_root() {
+        DataFusionError::ResourcesExhausted(_) => too_large(),
+        DataFusionError::External(fault) => fault.downcast_ref::<Error>().cloned().unwrap_or_else(|| failures.told()),
+        fault => {
+            if !matches!(fault, DataFusionError::ArrowError(..) | DataFusionError::Execution(_)) {
+                tracing::warn!(kind = Error::internal(fault).fault(), "a fault of the engine on rows");
+            }
+            failures.told()
+        }
+    }
+}
+
+fn too_large() -> Error {
+    Error::ResourceLimit("the query needs more memory or disk than it may have; aggregate earlier or narrow it".into())
 }
 
 fn plan_text(text: &str) -> Error {

@@ -24,6 +24,10 @@ use crate::error::{Error, Result};
 /// Most operators in a statement: each may be one level of an expression.
 const OPERATORS: usize = 400;
 
+/// Most calls and subqueries inside each other: the parser tries each twice, so the work doubles with every
+/// one.
+const CALLS: usize = 10;
+
 /// Most set operations in a statement.
 const SET_OPERATIONS: usize = 60;
 
@@ -65,7 +69,22 @@ pub fn check_size(sql: &str) -> Result<()> {
     // What cannot be cut into tokens is the parser's to complain about.
     let Ok(tokens) = Tokenizer::new(&PostgreSqlDialect {}, sql).tokenize() else { return Ok(()) };
     let (mut operators, mut sets, mut windows) = (0, 0, 0);
+    // Whether each open parenthesis follows a word, and how many of them do.
+    let (mut open, mut calls, mut deepest) = (Vec::new(), 0_usize, 0);
+    let mut after_word = false;
     for token in &tokens {
+        match token {
+            Token::LParen => {
+                open.push(after_word);
+                calls += usize::from(after_word);
+                deepest = deepest.max(calls);
+            }
+            Token::RParen => calls -= usize::from(open.pop().unwrap_or_default()),
+            _ => {}
+        }
+        if !matches!(token, Token::Whitespace(_)) {
+            after_word = matches!(token, Token::Word(_));
+        }
         match token {
             Token::Word(word) => match word.keyword {
                 Keyword::UNION | Keyword::INTERSECT | Keyword::EXCEPT | Keyword::MINUS => sets += 1,
@@ -77,6 +96,11 @@ pub fn check_size(sql: &str) -> Result<()> {
             Token::Number(..) | Token::SingleQuotedString(_) | Token::Placeholder(_) | Token::LParen => {}
             _ => operators += 1,
         }
+    }
+    if deepest > CALLS {
+        return Err(Error::SqlSyntax(format!(
+            "the statement has calls or subqueries inside each other more than {CALLS} deep; ask in steps, or with WITH"
+        )));
     }
     match operators > OPERATORS || sets > SET_OPERATIONS || windows > WINDOWS {
         true => Err(Error::SqlSyntax(format!(

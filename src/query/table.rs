@@ -1,10 +1,10 @@
 //! A dataset as one caller sees it, as a table of the engine: row scope and masks below a barrier.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashSet},
     fmt,
     hash::{Hash, Hasher},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use arrow::{
@@ -34,7 +34,7 @@ use datafusion::{
 use super::{
     barrier::{BarrierExec, WholeExec},
     defences::{Defence, Defences},
-    scope, total,
+    prune, scope, total,
 };
 use crate::{
     dataset::{
@@ -60,6 +60,8 @@ pub struct GovernedTable {
     schema: SchemaRef,
     with_subject: bool,
     defences: Defences,
+    /// Filters of which a scan takes over only what they imply; whoever asked applies them.
+    applied_above: Arc<Mutex<HashSet<Expr>>>,
 }
 
 impl fmt::Debug for GovernedTable {
@@ -81,7 +83,7 @@ impl GovernedTable {
             }
         }
         let schema = Arc::new(Schema::new(visible_fields(&view)));
-        Self { view, raw, tokens, schema, with_subject: false, defences }
+        Self { view, raw, tokens, schema, with_subject: false, defences, applied_above: Arc::default() }
     }
 
     /// The same table with the subject of each row in a last column, for protected aggregates only.
@@ -108,14 +110,17 @@ impl GovernedTable {
         matches!(self.view.rows, Rows::Open(_))
     }
 
-    /// Whether the caller sees all there is: every row, none replaced by a later one, and every field of
-    /// the contract as it is. Tokens are not: rows in the order in which they lie would line up the tokens
-    /// of two recipients.
+    /// Whether the caller sees all there is but how it lies: every row, none replaced by a later one, and
+    /// every field of the contract as it is or as a token.
     pub fn is_whole(&self) -> bool {
         self.view.rows == Rows::Open(Scope::All)
             && self.dataset().change == ChangeMode::Append
             && !self.with_subject
-            && self.dataset().fields.iter().all(|field| self.exposure(&field.name) == Some(Exposure::Clear))
+            && self
+                .dataset()
+                .fields
+                .iter()
+                .all(|field| matches!(self.exposure(&field.name), Some(Exposure::Clear | Exposure::Token)))
     }
 
     fn dataset(&self) -> &Dataset {
@@ -152,13 +157,19 @@ impl GovernedTable {
     /// The filter in terms of stored columns, where it may go below the barrier: what is total over clear
     /// columns, and tokens compared with literals, put together by AND and OR.
     fn below(&self, filter: &Expr) -> Option<Expr> {
-        // Which row of a key is current must be decided before anything but whole keys is left out.
-        if self.dataset().change != ChangeMode::Append
-            && !filter.column_refs().into_iter().all(|column| self.dataset().key.contains(&column.name))
-        {
-            return None;
-        }
-        self.stored_form(filter)
+        self.keeps_keys_whole(filter).then(|| self.stored_form(filter))?
+    }
+
+    /// What is known of rows that pass the filter, where the filter itself stays above.
+    fn implied(&self, filter: &Expr) -> Option<Expr> {
+        let clear = |name: &str| self.exposure(name) == Some(Exposure::Clear);
+        self.keeps_keys_whole(filter).then(|| prune::implied(filter, &clear))?
+    }
+
+    /// Which row of a key is current must be decided before anything but whole keys is left out.
+    fn keeps_keys_whole(&self, filter: &Expr) -> bool {
+        self.dataset().change == ChangeMode::Append
+            || filter.column_refs().into_iter().all(|column| self.dataset().key.contains(&column.name))
     }
 
     fn stored_form(&self, filter: &Expr) -> Option<Expr> {
@@ -342,15 +353,21 @@ impl TableProvider for GovernedTable {
         TableType::Base
     }
 
-    /// What goes below is applied there in full, since the scan keeps its own filter.
+    /// What goes below is applied there in full, since the scan keeps its own filter; what is only implied is not.
     fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
-        Ok(filters
-            .iter()
-            .map(|filter| match self.below(filter) {
-                Some(_) => TableProviderFilterPushDown::Exact,
-                None => TableProviderFilterPushDown::Unsupported,
+        let how = |filter: &&Expr| {
+            Ok(match (self.below(filter), self.implied(filter)) {
+                (Some(_), _) => TableProviderFilterPushDown::Exact,
+                (None, Some(_)) => {
+                    // A scan gets its filters without the names of tables.
+                    let plain = unqualified((*filter).clone())?;
+                    self.applied_above.lock().unwrap_or_else(PoisonError::into_inner).insert(plain);
+                    TableProviderFilterPushDown::Inexact
+                }
+                (None, None) => TableProviderFilterPushDown::Unsupported,
             })
-            .collect())
+        };
+        filters.iter().map(how).collect()
     }
 
     /// Neither the limit nor any statistic crosses the barrier.
@@ -363,11 +380,20 @@ impl TableProvider for GovernedTable {
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let columns = self.columns(projection)?;
         // INVARIANT: a filter that was taken over is applied, or nothing is answered.
-        let taken = |filter| match self.below(filter) {
-            Some(condition) => Ok(condition),
-            None => internal_err!("a filter that was taken over cannot be applied"),
-        };
-        let mut conditions = filters.iter().map(taken).collect::<Result<Vec<_>>>()?;
+        let mut conditions = Vec::new();
+        for filter in filters {
+            let (applied, implied) = (self.below(filter), self.implied(filter));
+            if applied.is_none()
+                && !self
+                    .applied_above
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .contains(&unqualified(filter.clone())?)
+            {
+                return internal_err!("a filter that was taken over cannot be applied");
+            }
+            conditions.extend(implied.into_iter().chain(applied));
+        }
         if self.dataset().change == ChangeMode::Append {
             conditions.extend(self.scope());
             let rows = self.rows(session, &columns, &conditions).await?;

@@ -56,7 +56,9 @@ pub fn is_total(expr: &Expr, schema: &DFSchema) -> bool {
         Expr::Cast(Cast { expr, field }) => {
             total(expr) && expr.get_type(schema).is_ok_and(|from| cast_is_total(&from, field.data_type()))
         }
-        Expr::TryCast(TryCast { expr, .. }) => total(expr),
+        Expr::TryCast(TryCast { expr, field }) => {
+            total(expr) && expr.get_type(schema).is_ok_and(|from| try_cast_is_total(&from, field.data_type()))
+        }
         Expr::ScalarFunction(ScalarFunction { func, args }) => {
             functions::call_is_total(func.name(), args) && args.iter().all(total)
         }
@@ -90,7 +92,6 @@ fn operator_is_total(left: &Expr, op: Operator, right: &Expr, schema: &DFSchema)
             same_type(left, right, schema) && kind.is_ok_and(|kind| kind.is_integer() || kind.is_floating())
         }
         Operator::Divide | Operator::Modulo => float() && same_type(left, right, schema),
-        Operator::StringConcat => true,
         Operator::LikeMatch | Operator::ILikeMatch | Operator::NotLikeMatch | Operator::NotILikeMatch => {
             is_short_pattern(right)
         }
@@ -144,6 +145,16 @@ fn cast_is_total(from: &DataType, to: &DataType) -> bool {
         (D::Utf8 | D::LargeUtf8 | D::Utf8View, D::LargeUtf8 | D::Utf8View) => true,
         _ => false,
     }
+}
+
+/// A cast that answers NULL for what it cannot do still fails on days and instants beyond the calendar when
+/// it writes them out, so only what reads a text or narrows a number counts.
+fn try_cast_is_total(from: &DataType, to: &DataType) -> bool {
+    let text = matches!(from, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View);
+    let number = |kind: &DataType| kind.is_integer() || kind.is_floating() || matches!(kind, DataType::Decimal128(..));
+    cast_is_total(from, to)
+        || (text && (number(to) || matches!(to, DataType::Boolean | DataType::Date32)))
+        || (number(from) && number(to))
 }
 
 /// A way in which an expression may fail, as people would say it.
@@ -231,6 +242,10 @@ fn failure(part: &Expr, schema: &DFSchema) -> Option<Failure> {
         }
         Expr::Cast(Cast { expr, field }) => {
             let total = expr.get_type(schema).is_ok_and(|from| cast_is_total(&from, field.data_type()));
+            (!total).then_some(Failure::Cast)
+        }
+        Expr::TryCast(TryCast { expr, field }) => {
+            let total = expr.get_type(schema).is_ok_and(|from| try_cast_is_total(&from, field.data_type()));
             (!total).then_some(Failure::Cast)
         }
         Expr::Negative(_) => Some(Failure::Arithmetic),

@@ -16,16 +16,15 @@ use datafusion::{
     },
 };
 
+use super::total::inputs_of;
+
 /// Rewrites comparisons of zoned timestamps with dates everywhere in a plan.
 ///
 /// # Errors
 /// Where the plan cannot be typed.
 pub fn local_midnights(plan: LogicalPlan) -> Result<LogicalPlan> {
     let rewritten = plan.transform_up_with_subqueries(|node| {
-        let mut schema = DFSchema::empty();
-        for input in node.inputs() {
-            schema.merge(input.schema());
-        }
+        let schema = inputs_of(&node);
         // Parents refer to these expressions by name.
         let names = NamePreserver::new(&node);
         node.map_expressions(|expr| {

@@ -88,6 +88,8 @@ const GUARDED: &[&str] = &[
 fn witnesses(defence: Defence) -> Vec<Witness> {
     use Sign::{Answers, Differs, DiffersOrStops};
     match defence {
+        // This engine happens to try a scope first and a caller's filter after it, wherever it puts them; that a
+        // plan without its barrier is not run does not rest on it.
         Defence::Barrier => vec![witness(Scene::Neighbours, DiffersOrStops, CROSSING)],
         // A plan without its barrier is stopped by the last look at it, and runs without that.
         Defence::Verification => vec![witness(Scene::Neighbours, Answers, CROSSING)],

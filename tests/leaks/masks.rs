@@ -296,7 +296,7 @@ async fn b04_order_is_that_of_the_mask() {
     same(&one, &other, AS.0, AS.1, &questions).await;
 }
 
-/// Rows of datasets that only grow lie in the order of a digest of the whole row, hidden values included. (B4)
+/// On disk rows lie by a digest of the whole row, hidden values included; answers do not. (B4)
 #[tokio::test(flavor = "multi_thread")]
 async fn b04_rows_without_an_order_follow_nothing_hidden() {
     let one = world(|_, text| text).await;
