@@ -60,8 +60,13 @@ fn witness(scene: Scene, sign: Sign, queries: &'static [&'static str]) -> Witnes
     Witness { scene, queries, sign }
 }
 
-const FALLIBLE: &[&str] =
-    &["SELECT n FROM facts WHERE 10 / m > 1 ORDER BY n", "SELECT n FROM facts WHERE CAST(t AS INT) > 0 ORDER BY n"];
+const FALLIBLE: &[&str] = &[
+    "SELECT n FROM facts WHERE 10 / m > 1 ORDER BY n",
+    "SELECT n FROM facts WHERE CAST(t AS INT) > 0 ORDER BY n",
+    // Answers NULL for what it cannot do, but not for days beyond the calendar.
+    "SELECT count(*) FROM facts WHERE TRY_CAST(TRY_CAST(n AS DATE) AS TEXT) = 'x'",
+    "SELECT count(*) FROM facts WHERE TRY_CAST(TRY_CAST(n AS TIMESTAMP) AS DATE) IS NULL",
+];
 
 const CROSSING: &[&str] = &[
     "SELECT n FROM facts WHERE 10 / m > 1 ORDER BY n",
@@ -81,6 +86,8 @@ const GUARDED: &[&str] = &[
     "SELECT n FROM facts WHERE m <> 0 AND 10 / m > 0 ORDER BY n",
     "SELECT n, m <> 0 AND 10 / m > 0 AS fits FROM facts ORDER BY n",
     "SELECT count(*) FROM facts WHERE m = 0 OR 10 / m > 0",
+    "SELECT count(*) FROM facts WHERE m IN (m, 7, 8, 1 / m)",
+    "SELECT 10 / m AS q, rank() OVER (ORDER BY m) AS r FROM facts ORDER BY m DESC LIMIT 1",
 ];
 
 /// The witnesses of a defence; one that shows is enough, since which of them does depends on how the
@@ -121,6 +128,11 @@ fn witnesses(defence: Defence) -> Vec<Witness> {
                 "SELECT first_value(n) AS f, last_value(n) AS l FROM facts",
                 "SELECT sum(x) AS s, avg(x) AS a FROM facts",
                 "SELECT n, row_number() OVER (ORDER BY m) AS r FROM facts ORDER BY n",
+                "SELECT any_value(t) AS a FROM facts",
+                "SELECT m, any_value(t ORDER BY m) AS a FROM facts GROUP BY m",
+                "SELECT sum(CAST(CAST(x AS TEXT) AS DOUBLE PRECISION)) AS s FROM facts",
+                "SELECT DISTINCT ON (m % 2) n, t FROM facts ORDER BY m % 2",
+                "SELECT sum(1e-300) AS s, avg(0.1 + 0 * x) AS a FROM facts",
             ],
         )],
         Defence::AnswerOrder => vec![witness(
