@@ -162,6 +162,9 @@ impl Policy {
         let cedar = cedar::Loaded::open(folder, datasets)?;
         let policy = Self { cedar, datasets: datasets.clone(), clock, views: Mutex::default() };
         policy.refuse_forms_that_fields_lack()?;
+        for NotCompiled { policy, what, for_whom, outcome, .. } in policy.not_compiled()? {
+            tracing::warn!(policy, what, for_whom, outcome, "a policy over rows cannot be compiled");
+        }
         Ok(policy)
     }
 
@@ -271,14 +274,30 @@ impl Policy {
         })
     }
 
-    /// The policies over rows that could not be compiled into a scope, or fail, for any caller, purpose and
-    /// dataset as of now, in the order of their files. They deny; the hub starts with them all the same.
+    /// The policies over rows that could not be compiled into a scope, in the order of their files: by what
+    /// is written in them, or for any caller, purpose and dataset as of now. They deny; the hub starts with
+    /// them all the same.
     ///
     /// # Errors
     /// Only a fault of the hub.
     pub fn not_compiled(&self) -> Result<Vec<NotCompiled>> {
         let now = (self.clock)();
         let mut found = BTreeMap::new();
+        let mut list = |LeftOut { policy, effect, obstacle }: LeftOut, for_whom: &'static str| {
+            let (file, line) = self.cedar.origin(&policy);
+            found.entry((file.clone(), line, policy.clone())).or_insert_with(|| NotCompiled {
+                file,
+                line,
+                policy,
+                what: obstacle.what,
+                for_whom,
+                instead: obstacle.instead,
+                outcome: cedar::outcome(effect),
+            });
+        };
+        for left_out in self.cedar.never_compiled(&self.datasets) {
+            list(left_out, "whoever it is for");
+        }
         for caller in self.cedar.callers.values() {
             let reads = caller
                 .purposes
@@ -288,17 +307,8 @@ impl Policy {
             for (purpose, action) in reads.chain([("", Action::RowsWrite)]) {
                 let question = Question { caller, purpose, now };
                 for dataset in self.datasets.values() {
-                    for LeftOut { policy, effect, obstacle } in self.cedar.compiled_rows(&question, action, dataset)?.1
-                    {
-                        let (file, line) = self.cedar.origin(&policy);
-                        found.entry((file.clone(), line, policy.clone())).or_insert_with(|| NotCompiled {
-                            file,
-                            line,
-                            policy,
-                            what: obstacle.what,
-                            instead: obstacle.instead,
-                            outcome: cedar::outcome(effect),
-                        });
+                    for left_out in self.cedar.compiled_rows(&question, action, dataset)?.1 {
+                        list(left_out, "for one of today's callers, at this moment");
                     }
                 }
             }
@@ -306,18 +316,42 @@ impl Policy {
         Ok(found.into_values().collect())
     }
 
+    /// The fields that a scope looks at although its caller does not see them clear, as of now. Which rows
+    /// the caller reaches tells it something of them.
+    ///
+    /// # Errors
+    /// Only a fault of the hub.
+    pub fn told_by_scopes(&self) -> Result<Vec<Told>> {
+        let now = (self.clock)();
+        let mut told = Vec::new();
+        for caller in self.cedar.callers.values() {
+            for purpose in &caller.purposes {
+                let question = Question { caller, purpose, now };
+                for dataset in self.datasets.values() {
+                    let Some(rows) = self.reach(&question, dataset)? else { continue };
+                    for field in rows.scope().fields().into_iter().filter_map(|name| dataset.field(name)) {
+                        let exposure = self.exposure(&question, dataset, field)?.map(|(exposure, _)| exposure);
+                        if exposure != Some(Exposure::Clear) {
+                            told.push(Told {
+                                caller: caller.id.clone(),
+                                purpose: purpose.clone(),
+                                dataset: dataset.name.clone(),
+                                field: field.name.clone(),
+                                exposure,
+                            });
+                        }
+                    }
+                }
+            }
+        }
+        Ok(told)
+    }
+
     fn decide(&self, caller: &Arc<Caller>, purpose: &str, now: DateTime<Utc>) -> Result<View> {
         let question = Question { caller, purpose, now };
         let mut datasets = BTreeMap::new();
         for (name, dataset) in &self.datasets {
-            let read = self.cedar.rows(&question, Action::RowsRead, dataset)?;
-            let rows = match read {
-                Scope::Nothing => match self.cedar.rows(&question, Action::RowsAggregate, dataset)? {
-                    Scope::Nothing => continue,
-                    scope => Rows::Sealed(scope),
-                },
-                scope => Rows::Open(scope),
-            };
+            let Some(rows) = self.reach(&question, dataset)? else { continue };
             let mut fields = Vec::new();
             for field in dataset.stored_fields() {
                 if let Some((exposure, _)) = self.exposure(&question, dataset, field)? {
@@ -340,6 +374,17 @@ impl Policy {
             purpose: purpose.to_owned(),
             policy: self.version().to_owned(),
             datasets,
+        })
+    }
+
+    /// The rows within reach, if there are any.
+    fn reach(&self, question: &Question<'_>, dataset: &Dataset) -> Result<Option<Rows>> {
+        Ok(match self.cedar.rows(question, Action::RowsRead, dataset)? {
+            Scope::Nothing => match self.cedar.rows(question, Action::RowsAggregate, dataset)? {
+                Scope::Nothing => None,
+                scope => Some(Rows::Sealed(scope)),
+            },
+            scope => Some(Rows::Open(scope)),
         })
     }
 
@@ -432,10 +477,27 @@ pub struct NotCompiled {
     pub policy: String,
     /// What of it could not be compiled.
     pub what: String,
+    /// Whose questions it could not be compiled for.
+    pub for_whom: &'static str,
     /// What to write instead.
-    pub instead: &'static str,
+    pub instead: String,
     /// What becomes of it meanwhile.
     pub outcome: &'static str,
+}
+
+/// A field that a scope looks at although its caller does not see it clear.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Told {
+    /// The caller.
+    pub caller: String,
+    /// What for.
+    pub purpose: String,
+    /// The dataset.
+    pub dataset: DatasetName,
+    /// The field.
+    pub field: String,
+    /// What the caller may get of it.
+    pub exposure: Option<Exposure>,
 }
 
 const LADDER: [(Action, Exposure); 4] = [

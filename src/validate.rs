@@ -266,9 +266,11 @@ fn reject_outside_scope(
 ) {
     let at = dataset.territory.as_ref().and_then(|name| dataset.fields.iter().position(|f| &f.name == name));
     let territories = at.and_then(|at| columns[at].as_string_opt::<i32>());
+    // Where a scope looks at more, no one field is at fault.
+    let named = at.filter(|_| scope.looks_only_at_territory()).unwrap_or(usize::MAX);
     for (row, fault) in faults.iter_mut().enumerate() {
         if fault.is_none() && !scope.admits(&Incoming { dataset, source, columns, territories, row }) {
-            *fault = Some((at.unwrap_or(usize::MAX), Reason::OutsideScope));
+            *fault = Some((named, Reason::OutsideScope));
         }
     }
 }

@@ -79,8 +79,24 @@ schema:
       - {name: ratio, logicalType: number, physicalType: double}
 "#;
 
-/// What the schema says of rows: fields, and what can be none (`ghost` is no field, the others are an
-/// identifier, free text and of another type).
+/// What another dataset has.
+const OTHER_CONTRACT: &str = r#"
+apiVersion: v3.1.0
+kind: DataContract
+id: lab.others
+name: others
+version: 1.0.0
+status: active
+schema:
+  - name: others
+    properties:
+      - {name: ghost, logicalType: string, physicalType: string}
+      - {name: shade, logicalType: integer, physicalType: int16}
+      - {name: born, logicalType: date, physicalType: date}
+"#;
+
+/// What the schema says of rows: fields, two that only the other dataset has (`ghost` and `shade`), and those
+/// that cannot be looked at: an identifier, free text and two of another type.
 const ATTRIBUTES: &str = "  source: Agency,
   territory?: Division,
   mode?: String,
@@ -94,9 +110,11 @@ const ATTRIBUTES: &str = "  source: Agency,
   seen_at?: datetime,
   price?: decimal,
   ghost?: String,
+  shade?: Long,
   sample_id?: String,
   note?: String,
   ratio?: Long,
+  born?: String,
 ";
 
 const ENTITIES: &str = r#"[
@@ -110,11 +128,12 @@ const ENTITIES: &str = r#"[
 
 const ASKERS: [(&str, &str); 3] = [("worker", "epidemiology"), ("worker", "audit"), ("visitor", "audit")];
 
-/// A hub's folders with one small dataset.
+/// A hub's folders with two small datasets.
 struct Lab {
     folder: TempDir,
     datasets: Datasets,
     dataset: Arc<Dataset>,
+    other: Arc<Dataset>,
     entities: Entities,
 }
 
@@ -125,11 +144,13 @@ impl Lab {
         std::fs::create_dir_all(&schemas).unwrap();
         std::fs::create_dir_all(&policies).unwrap();
         std::fs::write(schemas.join("lab.samples.odcs.yaml"), CONTRACT.trim_start()).unwrap();
+        std::fs::write(schemas.join("lab.others.odcs.yaml"), OTHER_CONTRACT.trim_start()).unwrap();
         std::fs::write(policies.join("entities.json"), ENTITIES).unwrap();
         let text = schema_text(ATTRIBUTES);
         std::fs::write(policies.join("schema.cedarschema"), &text).unwrap();
         let datasets = contract::load_folder(&schemas).unwrap();
         let dataset = Arc::clone(&datasets[&DatasetName::parse("lab.samples").unwrap()]);
+        let other = Arc::clone(&datasets[&DatasetName::parse("lab.others").unwrap()]);
 
         let schema = Schema::from_cedarschema_str(&text).unwrap().0;
         let mut added =
@@ -138,7 +159,7 @@ impl Lab {
             added.push(Entity::new_no_attrs(uid("Division", code), divisions_above(code)));
         }
         let entities = Entities::from_json_str(ENTITIES, Some(&schema)).unwrap().add_entities(added, None).unwrap();
-        Self { folder, datasets, dataset, entities }
+        Self { folder, datasets, dataset, other, entities }
     }
 
     fn policies(&self) -> std::path::PathBuf {
@@ -424,8 +445,8 @@ fn batch(dataset: &Dataset, rows: &[Sample]) -> RecordBatch {
 }
 
 /// The optional attributes, by what they are.
-const TEXT_ATTRIBUTES: [&str; 5] = ["mode", "code", "ghost", "sample_id", "note"];
-const NUMBER_ATTRIBUTES: [&str; 5] = ["level", "rank", "tiny", "amount", "ratio"];
+const TEXT_ATTRIBUTES: [&str; 3] = ["mode", "code", "ghost"];
+const NUMBER_ATTRIBUTES: [&str; 5] = ["level", "rank", "tiny", "amount", "shade"];
 const TIME_ATTRIBUTES: [&str; 2] = ["confirmed_date", "seen_at"];
 const OPTIONAL: [&str; 15] = [
     "territory",
@@ -434,8 +455,7 @@ const OPTIONAL: [&str; 15] = [
     "mode",
     "code",
     "ghost",
-    "sample_id",
-    "note",
+    "shade",
     "level",
     "rank",
     "tiny",
@@ -443,6 +463,7 @@ const OPTIONAL: [&str; 15] = [
     "urgent",
     "confirmed_date",
     "seen_at",
+    "price",
 ];
 
 type Guarded = BTreeSet<&'static str>;
@@ -478,11 +499,7 @@ fn condition(random: &mut StdRng, depth: u32, guarded: &Guarded) -> String {
 }
 
 fn attribute(random: &mut StdRng) -> &'static str {
-    match random.random_range(0..17) {
-        15 => "price",
-        16 => "ratio",
-        at => OPTIONAL[at],
-    }
+    pick(random, &OPTIONAL)
 }
 
 fn leaf(random: &mut StdRng, guarded: &Guarded) -> String {
@@ -762,16 +779,61 @@ fn an_absent_value_is_never_unknown() {
 }
 
 #[test]
-fn what_is_no_field_of_that_type_is_absent() {
+fn what_is_no_field_of_the_dataset_is_absent() {
     let lab = Lab::new();
     let rows = [Sample { source: "lab", mode: Some("x"), ..Sample::default() }];
-    for (attribute, value) in [("ghost", "\"x\""), ("sample_id", "\"x\""), ("note", "\"x\""), ("ratio", "1")] {
+    for (attribute, value) in [("ghost", "\"x\""), ("shade", "1")] {
         let has = format!("resource has {attribute} && resource.{attribute} == {value}");
         let permit = |condition: &str| {
             format!(r#"permit (principal, action == Action::"rows:read", resource) when {{ {condition} }};"#)
         };
         assert_eq!(admitted(&lab, &permit(&has), &rows), [false], "{has}");
         assert_eq!(admitted(&lab, &permit(&format!("!({has})")), &rows), [true], "!({has})");
+        let forbid = format!("{PERMIT_ALL}\n{}", permit(&has).replace("permit", "forbid"));
+        assert_eq!(lab.scope(&lab.load(&forbid).unwrap(), "worker", "audit"), Scope::All, "{forbid}");
+    }
+}
+
+#[test]
+fn a_field_in_another_form_denies_and_is_named() {
+    let lab = Lab::new();
+    for (attribute, value, what, instead) in [
+        (
+            "sample_id",
+            "\"x\"",
+            "which is an identifier in `lab.samples`",
+            "identifiers and free text cannot be looked at",
+        ),
+        ("note", "\"x\"", "which is free text in `lab.samples`", "identifiers and free text cannot be looked at"),
+        ("ratio", "1", "which is double precision in `lab.samples`", "fields of this type cannot be looked at"),
+        ("born", "\"x\"", "which is date in `lab.others`", "declare it as `born?: datetime`"),
+    ] {
+        let (with, without) = match attribute {
+            "born" => (&lab.other, &lab.dataset),
+            _ => (&lab.dataset, &lab.other),
+        };
+        for condition in [
+            format!("resource has {attribute}"),
+            format!("resource has {attribute} && resource.{attribute} == {value}"),
+            format!("resource has {attribute} && [{value}].contains(resource.{attribute})"),
+        ] {
+            let permit = format!(
+                "@id(\"it\")\npermit (principal, action == Action::\"rows:read\", resource) when {{ {condition} }};"
+            );
+            let forbid = format!("{PERMIT_ALL}\n{}", permit.replace("permit", "forbid"));
+            for (text, left) in [(&permit, Scope::Nothing), (&forbid, Scope::All)] {
+                let policy = lab.load(text).unwrap();
+                let worker = policy.caller("worker").unwrap();
+                let scope = |dataset: &Dataset| policy.explain(&worker, dataset, "audit").unwrap().read;
+                assert_eq!(scope(with), Scope::Nothing, "{text}");
+                assert_eq!(scope(without), left, "{text}");
+                let named = policy.not_compiled().unwrap();
+                assert_eq!(named.len(), 1, "{named:?}\n{text}");
+                assert_eq!(named[0].policy, "it");
+                assert_eq!(named[0].what, format!("`resource.{attribute}`, {what}"));
+                assert!(named[0].instead.contains(instead), "{named:?}");
+            }
+        }
     }
 }
 
@@ -822,37 +884,198 @@ fn what_cannot_be_compiled_denies_and_is_named() {
     assert_eq!(named, expected.map(|(policy, outcome)| (policy.to_owned(), outcome)));
 }
 
+/// What `gridhub policy check` says of the lab.
+fn policy_check(lab: &Lab) -> String {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_gridhub"))
+        .args(["policy", "check", "--schemas"])
+        .arg(lab.folder.path().join("schemas"))
+        .arg("--policies")
+        .arg(lab.policies())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
 #[test]
 fn policy_check_warns_and_the_hub_would_start() {
     let lab = Lab::new();
-    let run = || {
-        let output = std::process::Command::new(env!("CARGO_BIN_EXE_gridhub"))
-            .args(["policy", "check", "--schemas"])
-            .arg(lab.folder.path().join("schemas"))
-            .arg("--policies")
-            .arg(lab.policies())
-            .output()
-            .unwrap();
-        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap()
-    };
     lab.load(&format!("{HARD}{HARD_FORBID}")).unwrap();
-    let said = run();
+    let said = policy_check(&lab);
     assert!(said.contains("warning: 2 policies over rows cannot be compiled and deny"), "{said}");
     assert!(said.contains("lab.cedar:5: policy `sum`: cannot compile `"), "{said}");
-    assert!(said.contains("so this forbid forbids all rows; compare the attribute itself"), "{said}");
+    assert!(
+        said.contains("whoever it is for, so this forbid forbids all rows; compare the attribute itself"),
+        "{said}"
+    );
     lab.load(PERMIT_ALL).unwrap();
-    assert!(run().contains("all well"), "{}", run());
+    let said = policy_check(&lab);
+    assert!(said.contains("all well for today's callers, at this moment"), "{said}");
+}
+
+/// Policies that no caller of today can meet: for a role and purposes that nobody has, and from 2030 on.
+const UNMET: &str = r#"
+@id("role")
+permit (principal in Role::"nobody", action == Action::"rows:write", resource)
+when { resource has level && 1 == -resource.level };
+
+@id("purpose")
+permit (principal, action in [Action::"rows:read", Action::"rows:aggregate"], resource)
+when { context.purpose == "unheard-of" && resource has mode && ["a"].containsAll([resource.mode]) };
+
+@id("later")
+forbid (principal, action == Action::"rows:read", resource)
+unless {
+  context.now < datetime("2030-01-01") ||
+  !(resource has seen_at && resource.seen_at.toDate() == datetime("2030-01-05"))
+};
+
+@id("chain")
+forbid (principal, action == Action::"rows:read", resource)
+when { context.purpose == "unheard-of" && resource.source.kind == "enterprise" };
+
+@id("identifier")
+forbid (principal, action == Action::"rows:read", resource)
+when { context.purpose == "unheard-of" && resource has sample_id && resource.sample_id like "x*" };
+
+@id("fine")
+permit (principal, action == Action::"rows:read", resource)
+when {
+  context.now.durationSince(datetime("2026-01-01")).toDays() < 7 + 7 &&
+  ["audit", "unheard-of"].containsAny([context.purpose]) &&
+  resource has mode && ["a", "b"].contains(resource.mode)
+};
+
+@id("fields")
+permit (principal, action == Action::"field:clear", resource)
+when { ["plain"].containsAll([resource.class]) };
+"#;
+
+#[test]
+fn what_nobody_can_meet_yet_is_named_too() {
+    let lab = Lab::new();
+    let policy = lab.load(UNMET).unwrap();
+    let scope = lab.scope(&policy, "worker", "audit").to_string();
+    assert_eq!(scope, r#"(has mode and mode in ["a", "b"])"#);
+    let named = policy.not_compiled().unwrap();
+    let said: Vec<_> = named.iter().map(|one| (one.policy.as_str(), one.what.as_str(), one.for_whom)).collect();
+    let anybody = "whoever it is for";
+    assert_eq!(
+        said,
+        [
+            ("role", "`-(resource.level)`", anybody),
+            ("purpose", "`[\"a\"].containsAll([resource.mode])`", anybody),
+            ("later", "`resource.seen_at.toDate()`", anybody),
+            ("chain", "`resource.source.kind`", anybody),
+            ("identifier", "`resource.sample_id`, which is an identifier in `lab.samples`", anybody),
+        ]
+    );
 }
 
 #[test]
 fn a_policy_says_nothing_about_datasets_without_its_field() {
     let lab = Lab::new();
-    let text = r#"permit (principal, action == Action::"rows:read", resource)
-        when { resource has ratio && resource.ratio * 2 == 4 };"#;
-    let policy = lab.load(text).unwrap();
-    assert!(policy.not_compiled().unwrap().is_empty());
-    assert_eq!(lab.scope(&policy, "worker", "audit"), Scope::Nothing);
+    let text = format!(
+        "{PERMIT_ALL}\n@id(\"double\")\nforbid (principal, action == Action::\"rows:read\", resource)\n\
+         when {{ resource has shade && resource.shade * 2 == 4 }};"
+    );
+    let policy = lab.load(&text).unwrap();
+    assert_eq!(lab.scope(&policy, "worker", "audit"), Scope::All);
+    let others = policy.explain(&policy.caller("worker").unwrap(), &lab.other, "audit").unwrap();
+    assert_eq!(others.read, Scope::Nothing);
+    let named: Vec<_> = policy.not_compiled().unwrap().into_iter().map(|one| one.policy).collect();
+    assert_eq!(named, ["double"]);
+}
+
+#[test]
+fn policy_check_names_fields_that_a_scope_tells_of() {
+    let lab = Lab::new();
+    let rows = r#"permit (principal, action == Action::"rows:read", resource)
+        when { resource has mode && resource.mode == "x" || resource has territory };"#;
+    let clear = r#"permit (principal in Role::"worker", action == Action::"field:clear", resource)
+        when { resource.name == "mode" };"#;
+    let told = |text: &str| -> Vec<_> {
+        let told = lab.load(text).unwrap().told_by_scopes().unwrap().into_iter();
+        told.map(|told| [told.caller, told.purpose, told.dataset.to_string(), told.field]).collect()
+    };
+    let one = |(caller, purpose): (&str, &str)| [caller, purpose, "lab.samples", "mode"].map(str::to_owned);
+    let mut all: Vec<_> = ASKERS.into_iter().map(one).collect();
+    all.sort();
+    let mut found = told(rows);
+    found.sort();
+    assert_eq!(found, all);
+    assert_eq!(told(&format!("{rows}\n{clear}")), [one(("visitor", "audit"))]);
+    let said = policy_check(&lab);
+    assert!(said.contains("warning: 1 row scope tells of a field"), "{said}");
+    let line = "visitor for audit: which rows of lab.samples it reaches tells of `mode`, which is hidden for it";
+    assert!(said.contains(line), "{said}");
+    assert!(told(PERMIT_ALL).is_empty());
+}
+
+#[test]
+fn agencies_lie_in_nothing() {
+    let lab = Lab::new();
+    let file = lab.policies().join("schema.cedarschema");
+    let schema = std::fs::read_to_string(&file).unwrap();
+    let nested = schema.replace("entity Agency {", "entity Agency in [Agency] {");
+    assert_ne!(nested, schema);
+    std::fs::write(file, nested).unwrap();
+    lab.load(PERMIT_ALL).unwrap();
+    let entities = ENTITIES.replacen("\"parents\": []", "\"parents\": [{\"type\": \"Agency\", \"id\": \"cdc\"}]", 1);
+    std::fs::write(lab.policies().join("entities.json"), entities).unwrap();
+    let refused = lab.load(PERMIT_ALL).map(|_| ()).unwrap_err().to_string();
+    assert!(refused.contains("entities.json: Agency::\"lab\" lies in Agency::\"cdc\""), "{refused}");
+}
+
+#[test]
+fn divisions_lie_in_their_prefixes_listed_or_not() {
+    /// Codes, and the parents that are listed of them.
+    type Listed = [(&'static str, &'static [&'static str])];
+    let lab = Lab::new();
+    let list = |divisions: &Listed| {
+        let listed: Vec<_> = divisions
+            .iter()
+            .map(|(code, parents)| {
+                let id = |code: &str| format!(r#"{{"type": "Division", "id": "{code}"}}"#);
+                let parents: Vec<_> = parents.iter().map(|code| id(code)).collect();
+                format!(r#"  {{"uid": {}, "attrs": {{}}, "parents": [{}]}},"#, id(code), parents.join(", "))
+            })
+            .collect();
+        let entities = ENTITIES.replacen('[', &format!("[\n{}", listed.join("\n")), 1);
+        std::fs::write(lab.policies().join("entities.json"), entities).unwrap();
+    };
+    // The worker's territory is 420101.
+    let within = |code: &str| {
+        let text = format!(
+            "permit (principal, action == Action::\"rows:read\", resource)\n\
+             when {{ principal has territory && principal.territory in Division::\"{code}\" }};"
+        );
+        lab.load(&text).map(|policy| lab.scope(&policy, "worker", "audit") == Scope::All)
+    };
+    let well: [&Listed; 6] = [
+        &[],
+        &[("420101", &[])],
+        &[("420101", &["4201", "42"])],
+        &[("420101", &["4201"]), ("4201", &["42"])],
+        &[("420101", &["4201"])],
+        &[("4201", &[])],
+    ];
+    for listed in well {
+        list(listed);
+        let lies = ["42", "4201", "420101", "4202", "43"].map(|code| within(code).unwrap());
+        assert_eq!(lies, [true, true, true, false, false], "{listed:?}");
+    }
+    let ill: [(&Listed, &str); 4] = [
+        (&[("420101", &["4202"])], "Division::\"420101\" lies in Division::\"4202\""),
+        (&[("420101", &["4201", "43"])], "Division::\"420101\" lies in Division::\"43\""),
+        (&[("420101", &["4201"]), ("4201", &["43"])], "lies in Division::\"43\", which is no prefix of its code"),
+        (&[("42", &["420101"])], "Division::\"42\" lies in Division::\"420101\""),
+    ];
+    for (listed, why) in ill {
+        list(listed);
+        let refused = within("42").unwrap_err().to_string();
+        assert!(refused.contains("entities.json: ") && refused.contains(why), "{refused}");
+    }
 }
 
 #[test]
@@ -863,6 +1086,12 @@ fn attributes_that_can_be_no_field_stop_the_hub() {
     let refused = lab.load(PERMIT_ALL).map(|_| ()).unwrap_err().to_string();
     assert!(refused.contains("schema.cedarschema:"), "{refused}");
     assert!(refused.contains("attribute `words` of Row is of a type no field has"), "{refused}");
+    // A name that is misspelt would be absent from all rows.
+    let text = schema_text(&format!("{ATTRIBUTES}  confirmed_data?: datetime,\n"));
+    std::fs::write(lab.policies().join("schema.cedarschema"), text).unwrap();
+    let refused = lab.load(PERMIT_ALL).map(|_| ()).unwrap_err().to_string();
+    assert!(refused.contains("schema.cedarschema:"), "{refused}");
+    assert!(refused.contains("attribute `confirmed_data` of Row is a field of no dataset"), "{refused}");
 }
 
 #[test]
@@ -900,26 +1129,31 @@ when {
         row("phone", "2026-01-06", ""),
     ];
     let file = format!("{}\n{}\n", header.join(","), rows.join("\n"));
-    let upload = validate::Upload {
-        dataset: Arc::clone(&lab.dataset),
-        source: "lab".into(),
-        format: validate::Format::Csv,
-        contract_version: None,
-        bytes: file.into_bytes().into(),
-    };
-    let digest_key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, b"key");
-    let (_, findings) = validate::check(
-        upload,
-        &validate::Context {
+    let rejected = |scope: &Scope| -> Vec<_> {
+        let upload = validate::Upload {
+            dataset: Arc::clone(&lab.dataset),
+            source: "lab".into(),
+            format: validate::Format::Csv,
+            contract_version: None,
+            bytes: file.clone().into_bytes().into(),
+        };
+        let context = validate::Context {
             divisions: &Divisions::default(),
-            scope: &grant.scope,
-            digest_key: &digest_key,
+            scope,
+            digest_key: &ring::hmac::Key::new(ring::hmac::HMAC_SHA256, b"key"),
             limits: validate::Limits::default(),
-        },
-    )
-    .unwrap();
-    let rejected: Vec<_> = findings.rejected_rows.iter().map(|row| (row.row, row.reason.as_str())).collect();
-    assert_eq!(rejected, [1, 3, 4, 5, 6].map(|row| (row, "outside_scope")));
+        };
+        let (_, findings) = validate::check(upload, &context).unwrap();
+        findings.rejected_rows.into_iter().map(|row| (row.row, row.field, row.reason)).collect()
+    };
+    let outside = |row: u64, field: &str| (row, field.to_owned(), "outside_scope".to_owned());
+    // No one field is at fault, least of all the territory.
+    assert_eq!(rejected(&grant.scope), [1, 3, 4, 5, 6].map(|row| outside(row, "")));
+    // Where a scope looks at the territory alone, that is.
+    let all = [0, 1, 2, 3, 4, 5, 6];
+    assert_eq!(rejected(&Scope::Within("42".into())), all.map(|row| outside(row, "grid_code")));
+    let both = Scope::Every(vec![Scope::HasTerritory, Scope::Source("lab".into())]);
+    assert_eq!(rejected(&both), all.map(|row| outside(row, "")));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -57,10 +57,21 @@ impl Policy {
 
 fn check(datasets: &Datasets, policy: &policy::Policy) -> Result<String> {
     let not_compiled = policy.not_compiled()?;
-    let verdict = match not_compiled.len() {
-        0 => "all well".to_owned(),
-        1 => "warning: 1 policy over rows cannot be compiled and denies".to_owned(),
-        several => format!("warning: {several} policies over rows cannot be compiled and deny"),
+    let told = policy.told_by_scopes()?;
+    let mut warnings = Vec::new();
+    match not_compiled.len() {
+        0 => {}
+        1 => warnings.push("1 policy over rows cannot be compiled and denies".to_owned()),
+        several => warnings.push(format!("{several} policies over rows cannot be compiled and deny")),
+    }
+    match told.len() {
+        0 => {}
+        1 => warnings.push("1 row scope tells of a field".to_owned()),
+        several => warnings.push(format!("{several} row scopes tell of a field")),
+    }
+    let verdict = match warnings.is_empty() {
+        true => "all well for today's callers, at this moment".to_owned(),
+        false => format!("warning: {}", warnings.join("; ")),
     };
     let mut text = format!(
         "{} contracts, {} policies, {} callers: {verdict}, policy version {}\n",
@@ -69,11 +80,17 @@ fn check(datasets: &Datasets, policy: &policy::Policy) -> Result<String> {
         policy.callers().count(),
         policy.version()
     );
-    for policy::NotCompiled { file, line, policy, what, instead, outcome } in not_compiled {
+    for policy::NotCompiled { file, line, policy, what, for_whom, instead, outcome } in not_compiled {
         let line = line.map(|line| format!(":{line}")).unwrap_or_default();
         text.push_str(&format!(
-            "{}{line}: policy `{policy}`: cannot compile {what}, so {outcome}; {instead}\n",
+            "{}{line}: policy `{policy}`: cannot compile {what}, {for_whom}, so {outcome}; {instead}\n",
             file.display()
+        ));
+    }
+    for policy::Told { caller, purpose, dataset, field, exposure } in told {
+        let word = exposure.map_or("hidden", policy::Exposure::word);
+        text.push_str(&format!(
+            "{caller} for {purpose}: which rows of {dataset} it reaches tells of `{field}`, which is {word} for it\n"
         ));
     }
     Ok(text)

@@ -66,7 +66,7 @@ impl Status {
 pub struct RejectedRow {
     /// Its number in the file, from 0.
     pub row: u64,
-    /// The first field at fault.
+    /// The first field at fault; empty where the row as a whole is.
     pub field: String,
     /// Why.
     pub reason: String,

@@ -5,7 +5,7 @@
 //! said of an absent territory or field is false, and a negation turns just that round: nothing is ever
 //! unknown. This module knows neither the language of policies nor that of queries.
 
-use std::{borrow::Cow, cmp::Ordering, fmt};
+use std::{borrow::Cow, cmp::Ordering, collections::BTreeSet, fmt};
 
 use chrono::{DateTime, SecondsFormat};
 
@@ -232,6 +232,36 @@ impl Scope {
         }
     }
 
+    /// Whether it looks at nothing of a row but its territory.
+    pub fn looks_only_at_territory(&self) -> bool {
+        match self {
+            Self::All | Self::Nothing | Self::Within(_) | Self::At(_) | Self::HasTerritory => true,
+            Self::Source(_)
+            | Self::Has(_)
+            | Self::Compare(..)
+            | Self::OneOf(..)
+            | Self::Like(..)
+            | Self::Fields(..) => false,
+            Self::Not(inner) => inner.looks_only_at_territory(),
+            Self::Every(parts) | Self::Any(parts) => parts.iter().all(Self::looks_only_at_territory),
+        }
+    }
+
+    /// The fields it looks at by their names.
+    pub fn fields(&self) -> BTreeSet<&str> {
+        match self {
+            Self::All | Self::Nothing | Self::Within(_) | Self::At(_) | Self::HasTerritory | Self::Source(_) => {
+                BTreeSet::new()
+            }
+            Self::Has(field) | Self::Compare(field, ..) | Self::OneOf(field, _) | Self::Like(field, _) => {
+                BTreeSet::from([field.as_str()])
+            }
+            Self::Fields(one, _, other) => BTreeSet::from([one.as_str(), other.as_str()]),
+            Self::Not(inner) => inner.fields(),
+            Self::Every(parts) | Self::Any(parts) => parts.iter().flat_map(|part| part.fields()).collect(),
+        }
+    }
+
     /// The scope without parts that decide nothing.
     pub fn simplified(self) -> Self {
         match self {
@@ -405,6 +435,22 @@ mod tests {
         ] {
             let parts: Vec<String> = parts.split('*').map(str::to_owned).collect();
             assert_eq!(pattern(&parts).matches(text), matches, "{parts:?} {text}");
+        }
+    }
+
+    #[test]
+    fn scopes_say_what_they_look_at() {
+        let level = || Scope::Compare("level".into(), Comparison::Less, Value::Whole(1));
+        let lab = || Scope::Any(vec![Scope::Within("42".into()), Scope::Not(Box::new(Scope::HasTerritory))]);
+        let pair = || Scope::Fields("b".into(), Comparison::Equal, "a".into());
+        for (scope, only_territory, fields) in [
+            (lab(), true, vec![]),
+            (Scope::Source("lab".into()), false, vec![]),
+            (Scope::Every(vec![lab(), Scope::Not(Box::new(level()))]), false, vec!["level"]),
+            (Scope::Any(vec![level(), pair(), Scope::Has("c".into())]), false, vec!["a", "b", "c", "level"]),
+        ] {
+            assert_eq!(scope.looks_only_at_territory(), only_territory, "{scope}");
+            assert_eq!(scope.fields().into_iter().collect::<Vec<_>>(), fields, "{scope}");
         }
     }
 

@@ -175,9 +175,14 @@ fn csv(answered: &Answered) -> Result<Vec<u8>> {
         // A header without rows says what there would have been.
         batches.push(RecordBatch::new_empty(schema));
     }
-    batches.iter().try_for_each(|batch| writer.write(batch)).map_err(Error::internal)?;
+    batches.iter().try_for_each(|batch| writer.write(batch)).map_err(|_| unwritable())?;
     drop(writer);
     Ok(out)
+}
+
+/// Days and instants beyond the calendar have no written form.
+fn unwritable() -> Error {
+    Error::DataError("a value in the rows asked for cannot be written; cast it to text".into())
 }
 
 /// The rows under a schema whose metadata carries the facts and each column's exposure.
@@ -231,10 +236,7 @@ impl<'a> Cells<'a> {
             out.push_str("null");
             return Ok(());
         }
-        let text = formatter
-            .value(row)
-            .try_to_string()
-            .map_err(|_| Error::DataError("a value in the rows asked for cannot be written; cast it to text".into()))?;
+        let text = formatter.value(row).try_to_string().map_err(|_| unwritable())?;
         match array.data_type() {
             DataType::Boolean => out.push_str(&text),
             DataType::Float32 if !array.as_primitive::<Float32Type>().value(row).is_finite() => out.push_str("null"),

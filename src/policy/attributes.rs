@@ -1,5 +1,5 @@
 //! Which attributes of a row the schema declares, and which fields they can be. Knows no policy, and of
-//! datasets no more than the types of fields.
+//! datasets no more than the names and types of fields.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -7,7 +7,7 @@ use cedar_policy::SchemaFragment;
 use serde_json::Value;
 
 use crate::{
-    dataset::{FieldType, layout::ten_thousandths},
+    dataset::{Datasets, FieldType, layout::ten_thousandths},
     error::{Error, Result},
 };
 
@@ -25,15 +25,26 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Whether fields of that type are what policies take them for.
-    pub fn fits(self, field: FieldType) -> bool {
-        match (self, field) {
-            (Self::Text, FieldType::Text)
-            | (Self::Whole, FieldType::Integer(_))
-            | (Self::Truth, FieldType::Boolean)
-            | (Self::Instant, FieldType::Date | FieldType::Timestamp) => true,
-            (Self::Decimal, FieldType::Decimal(_, scale)) => ten_thousandths(scale).is_some(),
-            _ => false,
+    /// What policies can take fields of that type for; nothing where they have no word for it.
+    pub fn of(field: FieldType) -> Option<Self> {
+        match field {
+            FieldType::Text => Some(Self::Text),
+            FieldType::Integer(_) => Some(Self::Whole),
+            FieldType::Boolean => Some(Self::Truth),
+            FieldType::Date | FieldType::Timestamp => Some(Self::Instant),
+            FieldType::Decimal(_, scale) => ten_thousandths(scale).map(|_| Self::Decimal),
+            FieldType::Double => None,
+        }
+    }
+
+    /// The word for it in schemas.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Text => "String",
+            Self::Whole => "Long",
+            Self::Truth => "Bool",
+            Self::Instant => "datetime",
+            Self::Decimal => "decimal",
         }
     }
 }
@@ -41,8 +52,8 @@ impl Kind {
 /// Reads the attributes of `Row` in a schema that Cedar has taken.
 ///
 /// # Errors
-/// [`Error::Setup`] for an attribute that can be no field.
-pub fn read(file: &Path, text: &str) -> Result<Attributes> {
+/// [`Error::Setup`] for an attribute that can be no field, or is one of no dataset.
+pub fn read(file: &Path, text: &str, datasets: &Datasets) -> Result<Attributes> {
     let fragment = SchemaFragment::from_cedarschema_str(text).map_err(Error::internal)?.0;
     let schema = fragment.to_json_value().map_err(Error::internal)?;
     let types = &schema[""];
@@ -74,6 +85,12 @@ pub fn read(file: &Path, text: &str) -> Result<Attributes> {
                 if !optional {
                     return Err(fault(format!(
                         "attribute `{name}` of Row is a field, and fields can be empty; write `{name}?:`"
+                    )));
+                }
+                // Absent everywhere, it would make of every forbid over it one that forbids nothing.
+                if datasets.values().all(|dataset| dataset.field(name).is_none()) {
+                    return Err(fault(format!(
+                        "attribute `{name}` of Row is a field of no dataset; write the name of one, or leave it out"
                     )));
                 }
                 attributes.insert(name.clone(), kind);
@@ -124,14 +141,49 @@ fn line_of(text: &str, attribute: &str) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::dataset::{ChangeMode, Dataset, DatasetName, Field, FieldClass, OnInvalid};
+
+    /// One dataset with fields of these names.
+    fn datasets(fields: &str) -> Datasets {
+        let name = DatasetName { agency: "lab".into(), table: "samples".into() };
+        let field = |name: char| Field {
+            name: name.to_string(),
+            description: String::new(),
+            kind: FieldType::Text,
+            required: false,
+            class: FieldClass::Plain,
+            identifier: None,
+            generalise: None,
+            bins: Vec::new(),
+            allowed: None,
+            bounds: None,
+            division: None,
+        };
+        let dataset = Dataset {
+            name: name.clone(),
+            version: "1.0.0".into(),
+            purpose: String::new(),
+            fields: fields.chars().map(field).collect(),
+            subject: None,
+            territory: None,
+            event_time: None,
+            key: Vec::new(),
+            change: ChangeMode::Append,
+            timezone: "UTC".into(),
+            on_invalid: OnInvalid::RejectRows,
+        };
+        Datasets::from([(name, Arc::new(dataset))])
+    }
 
     fn attributes(row: &str) -> Result<Attributes> {
         let text = format!(
             "entity Agency;\nentity Division in [Division];\ntype Word = String;\ntype Sort = Word;\nentity Row = {{\n  \
              source: Agency,\n  territory?: Division,\n{row}\n}};\n"
         );
-        read(Path::new("schema.cedarschema"), &text)
+        read(Path::new("schema.cedarschema"), &text, &datasets("abcdefg"))
     }
 
     #[test]
@@ -155,6 +207,7 @@ mod tests {
             ("  owner?: Agency,", "schema.cedarschema:8: attribute `owner` of Row is of a type no field has"),
             ("  from?: ipaddr,", "schema.cedarschema:8: attribute `from` of Row is of a type no field has"),
             ("  level: Long,", "schema.cedarschema:8: attribute `level` of Row is a field, and fields can be empty"),
+            ("  a?: Long,\n  aa?: Long,", "schema.cedarschema:9: attribute `aa` of Row is a field of no dataset"),
         ] {
             let refused = attributes(row).unwrap_err().to_string();
             assert!(refused.starts_with(why), "{refused}");

@@ -8,9 +8,9 @@ use std::{
 };
 
 use cedar_policy::{
-    Authorizer, Context, Decision, Effect, Entities, Entity, EntityId, EntityTypeName, EntityUid, EvalResult,
-    ParseErrors, PartialEntities, PartialEntity, PartialEntityUid, PartialRequest, PolicyId, PolicySet, Request,
-    RestrictedExpression, Schema, ValidationMode, Validator, ffi::DetailedError, pst,
+    ActionConstraint, Authorizer, Context, Decision, Effect, Entities, Entity, EntityId, EntityTypeName, EntityUid,
+    EvalResult, ParseErrors, PartialEntities, PartialEntity, PartialEntityUid, PartialRequest, PolicyId, PolicySet,
+    Request, RestrictedExpression, Schema, ValidationMode, Validator, ffi::DetailedError, pst,
 };
 use chrono::{DateTime, Utc};
 use ring::digest::{Context as Digest, SHA256};
@@ -18,7 +18,7 @@ use ring::digest::{Context as Digest, SHA256};
 use super::{
     Caller,
     attributes::{self, Attributes},
-    residual::{Obstacle, Setting},
+    residual::{Obstacle, Setting, never},
 };
 use crate::{
     dataset::{Dataset, Datasets, division, is_sql_name, scope::Scope},
@@ -126,7 +126,7 @@ impl Loaded {
         if let Some(warning) = warnings.into_iter().next() {
             return Err(first_fault(&schema_file, schema_text, &DetailedError::from(&warning)));
         }
-        let attributes = attributes::read(&schema_file, schema_text)?;
+        let attributes = attributes::read(&schema_file, schema_text, datasets)?;
         let (policies, origins) = read_policies(folder, &files)?;
         validate(folder, &files, &schema, &policies, &origins)?;
         let (entities_file, entities_text) = text("entities.json")?;
@@ -169,12 +169,7 @@ impl Loaded {
 
     /// The rows of a dataset for which an action is allowed.
     pub fn rows(&self, question: &Question<'_>, action: Action, dataset: &Dataset) -> Result<Scope> {
-        let (scope, left_out) = self.compiled_rows(question, action, dataset)?;
-        for LeftOut { policy, effect, obstacle } in left_out {
-            let outcome = outcome(effect);
-            tracing::warn!(policy, what = obstacle.what, outcome, "a policy over rows could not be compiled");
-        }
-        Ok(scope)
+        Ok(self.compiled_rows(question, action, dataset)?.0)
     }
 
     /// The same, with the policies that could not be made part of it.
@@ -231,6 +226,32 @@ impl Loaded {
         }
         let allowed = Scope::Every(vec![Scope::Any(permits), Scope::Not(Box::new(Scope::Any(forbids)))]);
         Ok((without_territory(allowed, dataset).simplified(), left_out))
+    }
+
+    /// The policies over rows with a part that is a scope for nobody: whoever asks, for whatever, whenever.
+    pub fn never_compiled(&self, datasets: &Datasets) -> Vec<LeftOut> {
+        let left_out = |policy: &cedar_policy::Policy| {
+            let obstacle = match policy.to_pst() {
+                Err(_) => Obstacle::whole(),
+                Ok(written) => written.body().clauses().iter().find_map(|clause| {
+                    let (pst::Clause::When(expr) | pst::Clause::Unless(expr)) = clause;
+                    never(expr, &self.attributes, datasets)
+                })?,
+            };
+            Some(LeftOut { policy: policy.id().to_string(), effect: policy.effect(), obstacle })
+        };
+        self.policies.policies().filter(|policy| self.decides_on_rows(policy)).filter_map(left_out).collect()
+    }
+
+    fn decides_on_rows(&self, policy: &cedar_policy::Policy) -> bool {
+        let over_rows = [Action::RowsRead, Action::RowsAggregate, Action::RowsWrite].map(Action::uid);
+        let holds =
+            |named: &EntityUid| over_rows.iter().any(|one| one == named || self.entities.is_ancestor_of(named, one));
+        match policy.action_constraint() {
+            ActionConstraint::Any => true,
+            ActionConstraint::Eq(named) => holds(&named),
+            ActionConstraint::In(named) => named.iter().any(holds),
+        }
     }
 }
 
@@ -368,6 +389,15 @@ fn read_entities(
     let written: serde_json::Value =
         serde_json::from_str(text).map_err(|e| Error::setup(file, Some(e.line()), e.to_string()))?;
     let entities = Entities::from_json_str(text, Some(schema)).map_err(|e| fault(DetailedError::from(&e).message))?;
+    // INVARIANT: an agency lies in nothing, so that being in one is being it. Scopes over sources rely on it.
+    for agency in entities.iter().filter(|entity| entity.uid().type_name().to_string() == "Agency") {
+        if let Some(above) = entities.ancestors(&agency.uid()).into_iter().flatten().next() {
+            return Err(fault(format!(
+                "{} lies in {above}; an agency has no parents, since what it owns and sends is its own",
+                agency.uid()
+            )));
+        }
+    }
     let mut added = vec![Entity::with_uid(uid("Log", "access"))];
     for dataset in datasets.values() {
         let agency = uid("Agency", &dataset.name.agency);
@@ -396,12 +426,18 @@ fn read_entities(
                 "Division::\"{code}\" is not in canonical form: write 2, 4, 6, 9, 12 or 15 digits without padding"
             )));
         }
-        if entities.get(&uid("Division", &code)).is_some() {
-            continue;
-        }
+        // INVARIANT: a division lies in its prefixes and in nothing else, listed or not. Scopes over territories
+        // rely on it.
+        let id = uid("Division", &code);
         let above = division::LENGTHS.iter().filter(|length| **length < code.len());
-        let parents = above.map(|length| uid("Division", &code[..*length])).collect();
-        added.push(Entity::new_no_attrs(uid("Division", &code), parents));
+        let parents: HashSet<EntityUid> = above.map(|length| uid("Division", &code[..*length])).collect();
+        if let Some(wrong) = entities.ancestors(&id).into_iter().flatten().find(|above| !parents.contains(*above)) {
+            return Err(fault(format!(
+                "{id} lies in {wrong}, which is no prefix of its code; leave out `parents`, the hub adds them"
+            )));
+        }
+        let attributes = entities.get(&id).map(|listed| listed.clone().into_inner().1).unwrap_or_default();
+        added.push(Entity::new(id, attributes, parents).map_err(|e| fault(e.to_string()))?);
     }
     let entities = entities.upsert_entities(added, Some(schema)).map_err(|e| fault(DetailedError::from(&e).message))?;
 

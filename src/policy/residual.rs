@@ -10,10 +10,13 @@
 
 use cedar_policy::pst::{BinaryOp, EntityUID, Expr, Literal, PatternElem, UnaryOp, Var};
 
-use super::{Caller, attributes::Attributes};
+use super::{
+    Caller,
+    attributes::{Attributes, Kind},
+};
 use crate::dataset::{
-    Dataset, Field, division,
-    layout::POLICY_SCALE,
+    Dataset, Datasets, Field, division,
+    layout::{POLICY_SCALE, arrow_type, type_word},
     scope::{Comparison, Pattern, Scope, Value},
 };
 
@@ -24,18 +27,18 @@ const LONGEST_PATTERN: usize = 1_000;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Obstacle {
     pub what: String,
-    pub instead: &'static str,
+    pub instead: String,
 }
 
 impl Obstacle {
     /// A condition that fails whatever the row is.
     pub fn failure() -> Self {
-        Self { what: "the condition, which fails for every row".into(), instead: INSTEAD_OF_FAILURE }
+        Self { what: "the condition, which fails for every row".into(), instead: INSTEAD_OF_FAILURE.into() }
     }
 
     /// A condition that cannot even be taken apart.
     pub fn whole() -> Self {
-        Self { what: "the condition as a whole".into(), instead: INSTEAD }
+        Self { what: "the condition as a whole".into(), instead: INSTEAD.into() }
     }
 }
 
@@ -49,6 +52,8 @@ const INSTEAD_OF_TIME: &str = "compare the attribute itself with the first and l
 const INSTEAD_OF_SETS: &str = "list the values: `[\"a\", \"b\"].contains(resource.kind)`";
 const INSTEAD_OF_CHAINS: &str = "name the entities meant: `resource.source == Agency::\"cdc\"`";
 const INSTEAD_OF_LENGTH: &str = "use a pattern of at most 1000 characters";
+const INSTEAD_OF_HIDDEN: &str = "leave it out: identifiers and free text cannot be looked at";
+const INSTEAD_OF_TYPES: &str = "leave it out: fields of this type cannot be looked at";
 
 /// Whose question about which dataset left something open.
 pub struct Setting<'a> {
@@ -98,7 +103,7 @@ impl Setting<'_> {
                 Ok(match attrs.head.as_str() {
                     "territory" => Scope::HasTerritory,
                     "source" => Scope::All,
-                    name => self.field(name).map_or(Scope::Nothing, |field| Scope::Has(field.name.clone())),
+                    name => self.field(name)?.map_or(Scope::Nothing, |field| Scope::Has(field.name.clone())),
                 })
             }
             Expr::Like { expr: of, pattern } => self.like(of, pattern, expr),
@@ -113,7 +118,7 @@ impl Setting<'_> {
             // A bare attribute can only be true or false.
             Expr::GetAttr { .. } => match self.attribute(expr) {
                 Some("territory" | "source") | None => Err(self.obstacle(expr)),
-                Some(name) => Ok(self.field(name).map_or(Scope::Nothing, |field| {
+                Some(name) => Ok(self.field(name)?.map_or(Scope::Nothing, |field| {
                     Scope::Compare(field.name.clone(), Comparison::Equal, Value::Truth(true))
                 })),
             },
@@ -154,7 +159,7 @@ impl Setting<'_> {
             }
             ("territory" | "source", _) => Err(self.obstacle(whole)),
             _ => {
-                let Some(field) = self.field(name) else { return Ok(Scope::Nothing) };
+                let Some(field) = self.field(name)? else { return Ok(Scope::Nothing) };
                 let value = value(known).ok_or_else(|| self.obstacle(whole))?;
                 Ok(Scope::Compare(field.name.clone(), how, value))
             }
@@ -165,7 +170,7 @@ impl Setting<'_> {
         if [one, other].iter().any(|name| matches!(*name, "territory" | "source")) {
             return Err(self.obstacle(whole));
         }
-        match (self.field(one), self.field(other)) {
+        match (self.field(one)?, self.field(other)?) {
             // Fields of two types would have to be converted, which can fail.
             (Some(one), Some(other)) if one.kind == other.kind => {
                 Ok(Scope::Fields(one.name.clone(), how, other.name.clone()))
@@ -212,7 +217,7 @@ impl Setting<'_> {
         let values: Option<Vec<_>> = items.iter().map(|item| value(item)).collect();
         match (self.attribute(one).filter(|name| !matches!(*name, "territory" | "source")), values) {
             (Some(name), Some(values)) => {
-                Ok(self.field(name).map_or(Scope::Nothing, |field| Scope::OneOf(field.name.clone(), values)))
+                Ok(self.field(name)?.map_or(Scope::Nothing, |field| Scope::OneOf(field.name.clone(), values)))
             }
             _ => {
                 let parts = items.iter().map(|item| self.compare(Comparison::Equal, item, one, whole));
@@ -225,9 +230,9 @@ impl Setting<'_> {
         let Some(name) = self.attribute(of).filter(|name| !matches!(*name, "territory" | "source")) else {
             return Err(self.obstacle(whole));
         };
-        let Some(field) = self.field(name) else { return Ok(Scope::Nothing) };
+        let Some(field) = self.field(name)? else { return Ok(Scope::Nothing) };
         if pattern.len() > LONGEST_PATTERN {
-            return Err(Obstacle { instead: INSTEAD_OF_LENGTH, ..self.obstacle(whole) });
+            return Err(self.obstacle(whole));
         }
         let mut pieces = vec![String::new()];
         for element in pattern {
@@ -245,10 +250,9 @@ impl Setting<'_> {
         })
     }
 
-    /// The field an attribute means in this dataset, where it has one of that type.
-    fn field(&self, attribute: &str) -> Option<&Field> {
-        let kind = self.attributes.get(attribute)?;
-        self.dataset.scope_field(attribute).filter(|field| kind.fits(field.kind))
+    /// The field an attribute means in this dataset, if any.
+    fn field(&self, attribute: &str) -> Result<Option<&Field>, Obstacle> {
+        meant(attribute, self.attributes, self.dataset)
     }
 
     fn attribute<'e>(&self, expr: &'e Expr) -> Option<&'e str> {
@@ -270,9 +274,51 @@ impl Setting<'_> {
 
     fn obstacle(&self, expr: &Expr) -> Obstacle {
         let row = format!("Row::\"{}\"", self.dataset.name);
-        let what: String = expr.to_string().replace(&row, "resource").chars().take(200).collect();
-        Obstacle { what: format!("`{what}`"), instead: instead(expr).unwrap_or(INSTEAD) }
+        let what = quoted(&expr.to_string().replace(&row, "resource"));
+        Obstacle { what, instead: instead(expr).unwrap_or(INSTEAD).into() }
     }
+}
+
+/// The first part of a condition on a row, as written, that is translated for no caller and no dataset.
+pub fn never(expr: &Expr, attributes: &Attributes, datasets: &Datasets) -> Option<Obstacle> {
+    let declared = |name: &str| matches!(name, "territory" | "source") || attributes.contains_key(name);
+    if let Some(instead) = refused(expr).filter(|_| speaks_of(expr, &declared)) {
+        return Some(Obstacle { what: quoted(&expr.to_string()), instead: instead.into() });
+    }
+    let unusable = named(expr).filter(|name| attributes.contains_key(*name)).and_then(|name| {
+        let fields: Vec<_> = datasets.values().map(|dataset| meant(name, attributes, dataset)).collect();
+        let usable = fields.iter().any(|field| matches!(field, Ok(Some(_))));
+        fields.into_iter().find_map(Result::err).filter(|_| !usable)
+    });
+    unusable.or_else(|| parts(expr).into_iter().find_map(|part| never(part, attributes, datasets)))
+}
+
+/// The field that an attribute means in a dataset; nothing where the dataset has none of that name.
+///
+/// # Errors
+/// A field in a form that row scopes cannot look at. To take it for absent would be to forbid nothing where a
+/// policy means to forbid.
+fn meant<'d>(attribute: &str, attributes: &Attributes, dataset: &'d Dataset) -> Result<Option<&'d Field>, Obstacle> {
+    let Some(field) = dataset.field(attribute) else { return Ok(None) };
+    let is = |form: &str| format!("`resource.{attribute}`, which is {form} in `{}`", dataset.name);
+    if dataset.scope_field(attribute).is_none() {
+        let form = if field.has_token() { "an identifier" } else { "free text" };
+        return Err(Obstacle { what: is(form), instead: INSTEAD_OF_HIDDEN.into() });
+    }
+    match (attributes.get(attribute), Kind::of(field.kind)) {
+        (Some(declared), Some(kind)) if *declared == kind => Ok(Some(field)),
+        (_, kind) => Err(Obstacle {
+            what: is(&type_word(&arrow_type(field.kind))),
+            instead: kind.map_or_else(
+                || INSTEAD_OF_TYPES.to_owned(),
+                |kind| format!("declare it as `{attribute}?: {}`", kind.word()),
+            ),
+        }),
+    }
+}
+
+fn quoted(words: &str) -> String {
+    format!("`{}`", words.chars().take(200).collect::<String>())
 }
 
 fn not(scope: Scope) -> Scope {
@@ -376,6 +422,12 @@ fn instead(expr: &Expr) -> Option<&'static str> {
     if value(expr).is_some() {
         return None;
     }
+    refused(expr).or_else(|| parts(expr).into_iter().find_map(instead))
+}
+
+/// What to write in place of an expression that is never translated where it is left open, whatever it is
+/// made of.
+fn refused(expr: &Expr) -> Option<&'static str> {
     match expr {
         Expr::ResidualError => Some(INSTEAD_OF_FAILURE),
         Expr::UnaryOp { op: UnaryOp::Neg, .. }
@@ -394,16 +446,44 @@ fn instead(expr: &Expr) -> Option<&'static str> {
         | Expr::BinaryOp { op: BinaryOp::Offset | BinaryOp::DurationSince, .. } => Some(INSTEAD_OF_TIME),
         Expr::UnaryOp { op: UnaryOp::IsEmpty, .. }
         | Expr::BinaryOp { op: BinaryOp::ContainsAll | BinaryOp::ContainsAny, .. } => Some(INSTEAD_OF_SETS),
-        Expr::GetAttr { expr, .. } | Expr::HasAttr { expr, .. } => match expr.as_ref() {
-            Expr::GetAttr { .. } => Some(INSTEAD_OF_CHAINS),
-            other => instead(other),
-        },
-        Expr::UnaryOp { expr, .. } | Expr::Like { expr, .. } | Expr::Is { expr, .. } => instead(expr),
-        Expr::BinaryOp { left, right, .. } => instead(left).or_else(|| instead(right)),
-        Expr::IfThenElse { cond, then_expr, else_expr } => {
-            instead(cond).or_else(|| instead(then_expr)).or_else(|| instead(else_expr))
+        Expr::GetAttr { expr, .. } if matches!(expr.as_ref(), Expr::GetAttr { .. }) => Some(INSTEAD_OF_CHAINS),
+        Expr::HasAttr { expr, attrs } if matches!(expr.as_ref(), Expr::GetAttr { .. }) || attrs.iter().count() > 1 => {
+            Some(INSTEAD_OF_CHAINS)
         }
-        Expr::Set(items) => items.iter().find_map(|item| instead(item)),
+        Expr::Like { pattern, .. } if pattern.len() > LONGEST_PATTERN => Some(INSTEAD_OF_LENGTH),
         _ => None,
+    }
+}
+
+/// Whether an expression or a part of it speaks of such an attribute of `resource`.
+fn speaks_of(expr: &Expr, such: &impl Fn(&str) -> bool) -> bool {
+    named(expr).is_some_and(such) || parts(expr).into_iter().any(|part| speaks_of(part, such))
+}
+
+/// The attribute of `resource` that an expression gets or asks for.
+fn named(expr: &Expr) -> Option<&str> {
+    let (of, name) = match expr {
+        Expr::GetAttr { expr, attr } => (expr, attr),
+        Expr::HasAttr { expr, attrs } => (expr, &attrs.head),
+        _ => return None,
+    };
+    matches!(of.as_ref(), Expr::Var(Var::Resource)).then_some(name.as_str())
+}
+
+/// The expressions of which an expression is made.
+fn parts(expr: &Expr) -> Vec<&Expr> {
+    match expr {
+        Expr::UnaryOp { expr, .. }
+        | Expr::GetAttr { expr, .. }
+        | Expr::HasAttr { expr, .. }
+        | Expr::Like { expr, .. } => vec![expr.as_ref()],
+        Expr::Is { expr, in_expr, .. } => [expr].into_iter().chain(in_expr).map(AsRef::as_ref).collect(),
+        Expr::BinaryOp { left, right, .. } => vec![left.as_ref(), right.as_ref()],
+        Expr::IfThenElse { cond, then_expr, else_expr } => {
+            vec![cond.as_ref(), then_expr.as_ref(), else_expr.as_ref()]
+        }
+        Expr::Set(items) => items.iter().map(AsRef::as_ref).collect(),
+        Expr::Record(members) => members.values().map(AsRef::as_ref).collect(),
+        _ => Vec::new(),
     }
 }

@@ -8,7 +8,8 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::world::{
-    AGENCIES, Batch, Change, Coarse, Contents, Exposure, Field, Grant, HOME, Kind, Reach, Table, World,
+    AGENCIES, Batch, Change, Coarse, Contents, Exposure, Field, Grant, HOME, Kind, Reach, Table, Test, World,
+    attributes,
 };
 use crate::support::{CSV, TestClock, TestHub, fixture, repository};
 
@@ -23,8 +24,7 @@ pub fn write(world: &World, folder: &Path) {
     fs::create_dir_all(&policies).unwrap();
     let divisions = "platform.divisions.odcs.yaml";
     fs::copy(repository().join("schemas").join(divisions), schemas.join(divisions)).unwrap();
-    let cedar = "schema.cedarschema";
-    fs::copy(repository().join("policies").join(cedar), policies.join(cedar)).unwrap();
+    fs::write(policies.join("schema.cedarschema"), cedar_schema(world)).unwrap();
     for table in &world.tables {
         fs::write(schemas.join(format!("{}.odcs.yaml", table.full_name())), contract(world, table)).unwrap();
     }
@@ -191,10 +191,10 @@ pub fn policy(world: &World) -> String {
     }
     for table in &world.tables {
         let name = table.full_name();
-        match table.grant {
+        match &table.grant {
             Grant::Nothing => {}
-            Grant::Rows(reach) => grant(&mut text, &name, "rows:read", condition(reach)),
-            Grant::Counted(reach) => grant(&mut text, &name, "rows:aggregate", condition(reach)),
+            Grant::Rows(reach) => grant(&mut text, &name, "rows:read", condition(table, reach)),
+            Grant::Counted(reach) => grant(&mut text, &name, "rows:aggregate", condition(table, reach)),
         }
         for (action, exposure) in [
             ("field:clear", Exposure::Clear),
@@ -222,18 +222,56 @@ fn grant(text: &mut String, dataset: &str, action: &str, condition: Option<Strin
     );
 }
 
-fn condition(reach: Reach) -> Option<String> {
+fn condition(table: &Table, reach: &Reach) -> Option<String> {
+    match reach {
+        Reach::All => None,
+        reach => Some(written(table, reach)),
+    }
+}
+
+fn written(table: &Table, reach: &Reach) -> String {
     let home = "resource has territory && resource.territory in principal.territory";
-    Some(match reach {
-        Reach::All => return None,
+    let again = |reach: &Reach| written(table, reach);
+    match reach {
+        Reach::All => "true".into(),
         Reach::Home => format!("principal has territory && {home}"),
         Reach::NotHome => format!("principal has territory && !({home})"),
-        Reach::From(agency) => format!("resource.source == Agency::\"{}\"", AGENCIES[agency]),
-        Reach::NotFrom(agency) => format!("resource.source != Agency::\"{}\"", AGENCIES[agency]),
+        Reach::From(agency) => format!("resource.source == Agency::\"{}\"", AGENCIES[*agency]),
+        Reach::NotFrom(agency) => format!("resource.source != Agency::\"{}\"", AGENCIES[*agency]),
         Reach::HomeOrFrom(agency) => {
-            format!("(principal has territory && {home}) || resource.source == Agency::\"{}\"", AGENCIES[agency])
+            format!("(principal has territory && {home}) || resource.source == Agency::\"{}\"", AGENCIES[*agency])
         }
-    })
+        Reach::Field(at, test) => asked(&table.fields[*at].name, *test),
+        Reach::Not(inner) => format!("!({})", again(inner)),
+        Reach::Both(one, other) => format!("({}) && ({})", again(one), again(other)),
+        Reach::Either(one, other) => format!("({}) || ({})", again(one), again(other)),
+    }
+}
+
+/// What a scope asks of a field; a field that may be empty is asked for first.
+fn asked(name: &str, test: Test) -> String {
+    let text = |text: &str| format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""));
+    let said = match test {
+        Test::Has => return format!("resource has {name}"),
+        Test::Is(value) => format!("== {}", text(value)),
+        Test::Like(form) => format!("like {}", text(form)),
+        Test::Below(bound) => format!("< {bound}"),
+        Test::AtMost(bound) => format!("<= {bound}"),
+        Test::Above(bound) => format!("> {bound}"),
+        Test::True => return format!("resource has {name} && resource.{name}"),
+        Test::Before(day) => format!("< datetime(\"{day}\")"),
+    };
+    format!("resource has {name} && resource.{name} {said}")
+}
+
+/// The repository's own schema, with what this world's policies may say of rows.
+pub fn cedar_schema(world: &World) -> String {
+    let text = fs::read_to_string(repository().join("policies/schema.cedarschema")).unwrap();
+    let ours = "  source: Agency,\n  territory?: Division,\n";
+    assert_eq!(text.matches(ours).count(), 1, "entity Row of policies/schema.cedarschema is written otherwise now");
+    let declared = attributes(&world.tables);
+    let declared: String = declared.iter().map(|(name, kind)| format!("  {name}?: {kind},\n")).collect();
+    text.replace(ours, &format!("{ours}{declared}"))
 }
 
 fn entities() -> String {

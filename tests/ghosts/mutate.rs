@@ -18,24 +18,29 @@ pub struct Other {
     pub contents: Contents,
     /// What is different, in words.
     pub steps: Vec<String>,
+    /// Of which kinds that is.
+    pub kinds: Vec<&'static str>,
 }
 
 /// A kind of difference: changes a table's batches, and says how.
-type Step = fn(&Table, &mut Vec<Batch>, &mut Fresh<'_>) -> Option<String>;
+pub type Step = fn(&Table, &mut Vec<Batch>, &mut Fresh<'_>) -> Option<String>;
 
-const STEPS: [Step; 8] = [
-    unseen_cells,
-    within_buckets,
-    ghosts_gone,
-    ghosts_changed,
-    ghosts_added,
-    older_added,
-    laid_otherwise,
-    unseen_table,
+/// The kinds of differences, by name.
+pub const STEPS: [(&str, Step); 10] = [
+    ("unseen cells", unseen_cells),
+    ("within buckets", within_buckets),
+    ("ghosts gone", ghosts_gone),
+    ("ghosts changed", ghosts_changed),
+    ("ghosts added", ghosts_added),
+    ("older added", older_added),
+    ("laid otherwise", laid_otherwise),
+    ("exchanged", exchanged),
+    ("from another source", from_another_source),
+    ("unseen table", unseen_table),
 ];
 
 /// Where new rows and chances come from.
-struct Fresh<'a> {
+pub struct Fresh<'a> {
     rng: &'a mut StdRng,
     highest: u32,
 }
@@ -49,7 +54,7 @@ impl Fresh<'_> {
 
 /// A world that differs from `before` where the caller cannot see.
 pub fn other(world: &World, before: &Contents, rng: &mut StdRng) -> Other {
-    let mut other = Other { contents: before.clone(), steps: Vec::new() };
+    let mut other = Other { contents: before.clone(), steps: Vec::new(), kinds: Vec::new() };
     let mut fresh = Fresh { highest: before.highest(), rng };
     // Where there is not a row yet, most steps do nothing.
     for _ in 0..20 {
@@ -57,8 +62,9 @@ pub fn other(world: &World, before: &Contents, rng: &mut StdRng) -> Other {
             break;
         }
         for (at, table) in world.tables.iter().enumerate() {
-            for step in STEPS {
-                if fresh.rng.random_bool(0.5) {
+            for (kind, step) in STEPS {
+                // Few tables are not there at all, and little can be done to them.
+                if table.grant != Grant::Nothing && fresh.rng.random_bool(0.5) {
                     continue;
                 }
                 let mut batches = other.contents.0[at].clone();
@@ -66,6 +72,7 @@ pub fn other(world: &World, before: &Contents, rng: &mut StdRng) -> Other {
                 if batches != other.contents.0[at] && looks_the_same(table, &before.0[at], &batches) {
                     other.contents.0[at] = batches;
                     other.steps.push(format!("{}: {said}", table.full_name()));
+                    other.kinds.push(kind);
                 }
             }
         }
@@ -88,25 +95,24 @@ pub fn is_strict(world: &World, one: &Contents, other: &Contents) -> bool {
 
 /// Other values in a hidden or sealed field.
 fn unseen_cells(table: &Table, batches: &mut Vec<Batch>, fresh: &mut Fresh<'_>) -> Option<String> {
-    let unseen: Vec<usize> = (0..table.fields.len())
-        .filter(|at| table.fields[*at].exposure <= Exposure::Aggregate && !table.is_structural(*at))
-        .collect();
+    let unseen = fields_like(table, fresh, |exposure| exposure <= Exposure::Aggregate);
     let at = *unseen.choose(fresh.rng)?;
     let field = &table.fields[at];
     let share = *[0.3, 1.0].choose(fresh.rng)?;
+    let before = batches.clone();
     rewrite(batches, |row| {
         if fresh.rng.random_bool(share) {
             row.cells[at] = field.any(fresh.rng);
         }
     });
-    Some(format!("other values in `{}`, which is {:?}", field.name, field.exposure))
+    only_unseen(table, &before, batches);
+    let deciding = if table.is_structural(at) { " and decides on rows" } else { "" };
+    Some(format!("other values in `{}`, which is {:?}{deciding}", field.name, field.exposure))
 }
 
 /// Other values under a coarse form, in the same bucket.
 fn within_buckets(table: &Table, batches: &mut Vec<Batch>, fresh: &mut Fresh<'_>) -> Option<String> {
-    let coarse: Vec<usize> = (0..table.fields.len())
-        .filter(|at| table.fields[*at].exposure == Exposure::Generalised && !table.is_structural(*at))
-        .collect();
+    let coarse = fields_like(table, fresh, |exposure| exposure == Exposure::Generalised);
     let at = *coarse.choose(fresh.rng)?;
     let field = &table.fields[at];
     let how = field.coarse?;
@@ -115,12 +121,8 @@ fn within_buckets(table: &Table, batches: &mut Vec<Batch>, fresh: &mut Fresh<'_>
         let Some(value) = row.cells[at].clone() else { return };
         row.cells[at] = Some(neighbour(how, field.kind, &value, fresh.rng));
     });
-    // A neighbour that fell into another bucket goes back, row by row.
-    for number in numbers(&before) {
-        if !looks_the_same(table, &before, batches) {
-            copy_cells(&before, batches, number);
-        }
-    }
+    // Some neighbours fell into another bucket.
+    only_unseen(table, &before, batches);
     Some(format!("other values in the same buckets of `{}`", field.name))
 }
 
@@ -205,9 +207,21 @@ fn older_added(table: &Table, batches: &mut Vec<Batch>, fresh: &mut Fresh<'_>) -
 
 /// The same rows in other batches and in another order.
 fn laid_otherwise(_: &Table, batches: &mut Vec<Batch>, fresh: &mut Fresh<'_>) -> Option<String> {
-    match fresh.rng.random_range(0..3) {
+    if batches.is_empty() {
+        return None;
+    }
+    match fresh.rng.random_range(0..4) {
         0 => batches.shuffle(fresh.rng),
         1 => batches.iter_mut().for_each(|batch| batch.rows.shuffle(fresh.rng)),
+        2 => {
+            // One batch becomes the end of another of its source.
+            let at = fresh.rng.random_range(0..batches.len());
+            let source = batches[at].source;
+            let to = (0..batches.len()).find(|to| *to != at && batches[*to].source == source)?;
+            let rows = std::mem::take(&mut batches[at].rows);
+            batches[to].rows.extend(rows);
+            batches.remove(at);
+        }
         _ => {
             let at = (0..batches.len()).max_by_key(|at| batches[*at].rows.len())?;
             let half = batches[at].rows.len() / 2;
@@ -218,6 +232,49 @@ fn laid_otherwise(_: &Table, batches: &mut Vec<Batch>, fresh: &mut Fresh<'_>) ->
         }
     }
     Some("the same rows lie otherwise".into())
+}
+
+/// Rows lie in other batches of their source.
+fn exchanged(table: &Table, batches: &mut Vec<Batch>, fresh: &mut Fresh<'_>) -> Option<String> {
+    let mut moved = 0;
+    for number in numbers(batches) {
+        if fresh.rng.random_bool(0.5) {
+            continue;
+        }
+        let before = batches.clone();
+        let (at, row) = take_one(batches, number)?;
+        let source = batches[at].source;
+        put(batches, row, source, Some(at), fresh);
+        moved += keep_if_unseen(table, batches, before);
+    }
+    (moved > 0).then(|| format!("{moved} rows lie in other batches of their source"))
+}
+
+/// What one source has sent comes from another, where the scope does not look at the source.
+fn from_another_source(table: &Table, batches: &mut Vec<Batch>, fresh: &mut Fresh<'_>) -> Option<String> {
+    let another = |source: usize| (source + 1) % AGENCIES.len();
+    let mut moved = 0;
+    if fresh.rng.random_bool(0.3) {
+        for at in 0..batches.len() {
+            let before = batches.clone();
+            batches[at].source = another(batches[at].source);
+            moved += keep_if_unseen(table, batches, before) * batches[at].rows.len();
+        }
+    } else {
+        for number in numbers(batches) {
+            if fresh.rng.random_bool(0.5) {
+                continue;
+            }
+            let before = batches.clone();
+            let (at, row) = take_one(batches, number)?;
+            let source = another(batches[at].source);
+            // A copy that stayed would be a row of its own.
+            batches.iter_mut().for_each(|batch| batch.rows.retain(|row| row.number != number));
+            put(batches, row, source, None, fresh);
+            moved += keep_if_unseen(table, batches, before);
+        }
+    }
+    (moved > 0).then(|| format!("{moved} rows come from another source"))
 }
 
 /// A dataset that the caller cannot see is empty, or full of other rows.
@@ -251,6 +308,47 @@ fn rewrite(batches: &mut [Batch], mut change: impl FnMut(&mut Row)) {
             }
         }
     }
+}
+
+/// Fields of such an exposure. In half of the cases only those that decide on rows, where there are some.
+fn fields_like(table: &Table, fresh: &mut Fresh<'_>, fits: impl Fn(Exposure) -> bool) -> Vec<usize> {
+    let fitting: Vec<usize> = (0..table.fields.len()).filter(|at| fits(table.fields[*at].exposure)).collect();
+    let deciding: Vec<usize> = fitting.iter().copied().filter(|at| table.is_structural(*at)).collect();
+    if deciding.is_empty() || fresh.rng.random_bool(0.5) { fitting } else { deciding }
+}
+
+/// Of changes to cells that the caller would see, those rows' that it does not: a cell may be hidden, and yet
+/// decide whether its row is.
+fn only_unseen(table: &Table, before: &[Batch], batches: &mut Vec<Batch>) {
+    if looks_the_same(table, before, batches) {
+        return;
+    }
+    let wanted = std::mem::replace(batches, before.to_vec());
+    for number in numbers(before) {
+        let last = batches.clone();
+        copy_cells(&wanted, batches, number);
+        keep_if_unseen(table, batches, last);
+    }
+}
+
+/// Takes the first copy of a row out, and says of which batch.
+fn take_one(batches: &mut [Batch], number: u32) -> Option<(usize, Row)> {
+    batches.iter_mut().enumerate().find_map(|(at, batch)| {
+        let place = batch.rows.iter().position(|row| row.number == number)?;
+        Some((at, batch.rows.remove(place)))
+    })
+}
+
+/// Puts a row into a batch of that source, in a new one where there is no other than `but`.
+fn put(batches: &mut Vec<Batch>, row: Row, source: usize, but: Option<usize>, fresh: &mut Fresh<'_>) {
+    let places: Vec<usize> =
+        (0..batches.len()).filter(|at| Some(*at) != but && batches[*at].source == source).collect();
+    let at = places.choose(fresh.rng).copied().unwrap_or_else(|| {
+        batches.push(Batch { source, rows: Vec::new() });
+        batches.len() - 1
+    });
+    let place = fresh.rng.random_range(0..=batches[at].rows.len());
+    batches[at].rows.insert(place, row);
 }
 
 /// Gives the rows of that number the cells they had.

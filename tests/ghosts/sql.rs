@@ -80,6 +80,8 @@ const SHAPES: &[Shape] = &[
     ("guarded logic", guarded_logic, 4, false),
     ("order of rows", order_of_rows, 9, false),
     ("limit below", limit_below, 4, false),
+    ("casts", casts, 8, false),
+    ("far times", far_times, 4, false),
     ("statistics", statistics, 9, false),
 ];
 
@@ -195,6 +197,53 @@ fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
 
+/// The types to which the engine has casts from a type.
+fn casts_from(kind: Type) -> &'static [Type] {
+    use Type::{Boolean, Date, Decimal, Double, Text, Time, Whole};
+    match kind {
+        Type::Text | Type::Token | Type::Whole => &[Text, Whole, Decimal, Double, Boolean, Date, Time],
+        Type::Decimal => &[Text, Whole, Decimal, Double],
+        Type::Double => &[Text, Whole, Decimal, Boolean],
+        Type::Boolean => &[Text, Whole, Double],
+        Type::Date => &[Text, Whole, Time],
+        Type::Time => &[Text, Whole, Date],
+    }
+}
+
+/// Patterns at the edges of what LIKE means: wildcards alone, escaped, at the end of an escape, and what
+/// other languages of patterns take for special.
+const ODD_PATTERNS: [&str; 24] = [
+    "",
+    "%",
+    "_",
+    "%%",
+    "_%_",
+    "___",
+    r"\%",
+    r"%\%",
+    r"%\_%",
+    r"_\\_",
+    r"\\",
+    r"a\",
+    "100%",
+    "a_b",
+    "%-%-%",
+    "%b%a%",
+    "é",
+    "_é",
+    "[a-z]%",
+    "%.%",
+    "^a$",
+    "(",
+    "%+%",
+    "2___-__-__%",
+];
+
+/// What `date_part` and `date_trunc` take.
+const PARTS: [&str; 12] =
+    ["year", "quarter", "month", "week", "day", "doy", "dow", "isodow", "isoyear", "hour", "second", "epoch"];
+const UNITS: [&str; 8] = ["year", "quarter", "month", "week", "day", "hour", "minute", "second"];
+
 const TYPES: [Type; 8] =
     [Type::Text, Type::Token, Type::Whole, Type::Decimal, Type::Double, Type::Boolean, Type::Date, Type::Time];
 
@@ -272,6 +321,7 @@ impl Maker<'_> {
             }
             1 => return format!("COALESCE({}, {})", self.expr(scope, kind, depth), self.leaf(scope, kind)),
             2 => return format!("NULLIF({}, {})", self.expr(scope, kind, depth), self.leaf(scope, kind)),
+            3 if self.chance(0.3) => return self.chain_to(scope, kind),
             _ => {}
         }
         let (one, two) = (self.expr(scope, kind, depth), self.expr(scope, kind, depth));
@@ -335,6 +385,120 @@ impl Maker<'_> {
         }
     }
 
+    // ------------------------------------------------------------------------------ casts
+
+    /// A value of a scope through one to four casts, and what it ends as.
+    fn chain(&mut self, scope: &[Column]) -> (String, Type) {
+        let mut kind = self.type_in(scope);
+        let mut sql = self.leaf(scope, kind);
+        for _ in 0..self.rng.random_range(1..=4) {
+            let next = self.pick(casts_from(kind));
+            sql = self.cast(&sql, kind, next);
+            kind = next;
+        }
+        (sql, kind)
+    }
+
+    /// The same, and through text where it does not end as that type.
+    fn chain_to(&mut self, scope: &[Column], kind: Type) -> String {
+        let (sql, found) = self.chain(scope);
+        let word = match kind {
+            // No cast makes a token.
+            Type::Token => return self.leaf(scope, Type::Token),
+            Type::Text => "TEXT",
+            Type::Whole => "BIGINT",
+            Type::Decimal => "NUMERIC(8,2)",
+            Type::Double => "DOUBLE PRECISION",
+            Type::Boolean => "BOOLEAN",
+            Type::Date => "DATE",
+            Type::Time => "TIMESTAMP",
+        };
+        match found == kind {
+            true => format!("TRY_CAST({sql} AS {word})"),
+            false => format!("TRY_CAST(TRY_CAST({sql} AS TEXT) AS {word})"),
+        }
+    }
+
+    fn cast(&mut self, sql: &str, from: Type, to: Type) -> String {
+        let how = if self.fallible && self.chance(0.4) { "CAST" } else { "TRY_CAST" };
+        let word = match (from, to) {
+            // Of whole numbers only those of 32 and 64 bits can be days.
+            (Type::Whole, Type::Date) => {
+                let word = self.pick(&["INT", "BIGINT"]);
+                return format!("{how}({how}({sql} AS {word}) AS DATE)");
+            }
+            (Type::Date, Type::Whole) => self.pick(&["INT", "BIGINT"]),
+            (Type::Time, Type::Whole) => "BIGINT",
+            (_, Type::Whole) => self.pick(&["SMALLINT", "INT", "BIGINT"]),
+            (_, Type::Text | Type::Token) => self.pick(&["TEXT", "VARCHAR"]),
+            (_, Type::Decimal) => self.pick(&["NUMERIC(8,2)", "NUMERIC(4,1)", "NUMERIC(38,10)"]),
+            (_, Type::Double) => self.pick(&["DOUBLE PRECISION", "REAL"]),
+            (_, Type::Boolean) => "BOOLEAN",
+            (_, Type::Date) => "DATE",
+            (_, Type::Time) => "TIMESTAMP",
+        };
+        format!("{how}({sql} AS {word})")
+    }
+
+    /// A test of a value, whatever it was made of.
+    fn test(&mut self, sql: &str, kind: Type) -> String {
+        match self.below(6) {
+            0 => format!("{sql} IS NULL"),
+            1 => format!("{sql} IS NOT NULL"),
+            2 | 3 if kind == Type::Text => {
+                let how = self.pick(&["LIKE", "NOT LIKE", "ILIKE"]);
+                format!("{sql} {how} {}", quoted(self.pick(&ODD_PATTERNS)))
+            }
+            2 => format!("{sql} IN ({}, {})", self.literal(kind), self.literal(kind)),
+            3 => format!("{sql} BETWEEN {} AND {}", self.literal(kind), self.literal(kind)),
+            _ => {
+                let how = self.pick(&["=", "<>", "<", ">="]);
+                format!("{sql} {how} {}", self.literal(kind))
+            }
+        }
+    }
+
+    /// Texts, and what becomes text, put together.
+    fn joined_text(&mut self, scope: &[Column]) -> String {
+        let mut parts = vec![self.leaf(scope, Type::Text)];
+        for _ in 0..self.rng.random_range(1..=3) {
+            parts.push(match self.below(4) {
+                0 => self.literal(Type::Text),
+                1 => self.leaf(scope, Type::Whole),
+                2 => self.chain_to(scope, Type::Text),
+                _ => {
+                    let kind = self.type_in(scope);
+                    self.leaf(scope, kind)
+                }
+            });
+        }
+        format!("({})", parts.join(" || "))
+    }
+
+    /// A day or an instant, now and then one that the calendar or a count of nanoseconds does not reach.
+    fn moment(&mut self, scope: &[Column]) -> String {
+        let (day, time) = (self.leaf(scope, Type::Date), self.leaf(scope, Type::Time));
+        match self.below(7) {
+            0 => day,
+            1 => time,
+            2 => format!("({day} + INTERVAL '{}')", self.pick(&["90 years", "1 month", "-400 years", "1 day"])),
+            3 => format!("({time} + INTERVAL '{}')", self.pick(&["90 years", "1 month", "-400 years", "1 hour"])),
+            4 => format!("CAST({day} AS TIMESTAMP)"),
+            5 => format!("TRY_CAST({time} AS TIMESTAMP)"),
+            _ => format!("TRY_CAST(TRY_CAST({} AS INT) AS DATE)", self.leaf(scope, Type::Whole)),
+        }
+    }
+
+    fn part_of(&mut self, scope: &[Column]) -> String {
+        let part = self.pick(&PARTS);
+        format!("TRY_CAST(date_part('{part}', {}) AS BIGINT)", self.moment(scope))
+    }
+
+    fn start_of(&mut self, scope: &[Column]) -> String {
+        let unit = self.pick(&UNITS);
+        format!("date_trunc('{unit}', {})", self.moment(scope))
+    }
+
     /// An expression that fails on some values, or guards another that does.
     fn risky(&mut self, scope: &[Column], kind: Type, depth: usize) -> String {
         let (one, two) = (self.expr(scope, kind, depth), self.expr(scope, kind, depth));
@@ -379,7 +543,7 @@ impl Maker<'_> {
         let kind = self.type_in(scope);
         let inner = depth.saturating_sub(1);
         let one = self.expr(scope, kind, inner);
-        match self.below(13) {
+        match self.below(16) {
             0..=2 => {
                 let how = self.pick(&["=", "<>", "<", "<=", ">", ">=", "IS DISTINCT FROM"]);
                 format!("{one} {how} {}", self.expr(scope, kind, inner))
@@ -398,8 +562,9 @@ impl Maker<'_> {
             ),
             6 => {
                 let how = self.pick(&["LIKE", "ILIKE", "NOT LIKE"]);
-                let pattern = self.pick(&["a%", "%1%", "_b", "%", "42019100100%", "A"]);
-                format!("{} {how} '{pattern}'", self.expr(scope, Type::Text, inner))
+                let usual = self.pick(&["a%", "%1%", "_b", "%", "42019100100%", "A"]);
+                let pattern = if self.chance(0.5) { usual } else { self.pick(&ODD_PATTERNS) };
+                format!("{} {how} {}", self.expr(scope, Type::Text, inner), quoted(pattern))
             }
             7 => {
                 let pattern = self.pick(&["^[0-9]+$", "a", "b$", "^4201.*1$"]);
@@ -412,6 +577,18 @@ impl Maker<'_> {
             }
             10 if depth > 0 => format!("NOT ({})", self.predicate(scope, inner)),
             11 => format!("{} = {}", self.leaf(scope, Type::Token), self.literal(Type::Token)),
+            12 => {
+                let (sql, kind) = self.chain(scope);
+                self.test(&sql, kind)
+            }
+            13 => {
+                let joined = self.joined_text(scope);
+                self.test(&joined, Type::Text)
+            }
+            14 if self.chance(0.5) => {
+                let part = self.part_of(scope);
+                self.test(&part, Type::Whole)
+            }
             _ => self.leaf(scope, Type::Boolean),
         }
     }
@@ -915,6 +1092,40 @@ fn limit_below(make: &mut Maker<'_>) -> String {
     let scope = columns_of("q", &types);
     let outer = make.aggregate(&scope);
     format!("SELECT {outer} AS x0 FROM ({inner}{order} LIMIT {count}) AS q")
+}
+
+/// Chains of casts and of texts, as values and as tests.
+fn casts(make: &mut Maker<'_>) -> String {
+    let (from, scope) = make.table();
+    let (value, kind) = make.chain(&scope);
+    let (tested, of) = make.chain(&scope);
+    let joined = make.joined_text(&scope);
+    let column = make.column(&scope);
+    match make.below(6) {
+        0 => format!("SELECT {column} AS x0, {value} AS x1 FROM {from}{}", make.end(2)),
+        1 => format!("SELECT {column} AS x0, {joined} AS x1 FROM {from}{}", make.end(2)),
+        2 => format!("SELECT {column} AS x0 FROM {from} WHERE {}{}", make.test(&tested, of), make.end(1)),
+        3 => format!("SELECT {column} AS x0 FROM {from} WHERE {}{}", make.test(&joined, Type::Text), make.end(1)),
+        4 => {
+            let (one, other) = (make.test(&tested, of), make.test(&value, kind));
+            let how = make.pick(&["AND", "OR"]);
+            format!("SELECT count(*) AS x0, min({column}) AS x1 FROM {from} WHERE {one} {how} {other}")
+        }
+        _ => format!("SELECT {value} AS x0, count(*) AS x1 FROM {from} GROUP BY 1{}", make.end(2)),
+    }
+}
+
+/// Parts and starts of times, where some of them lie far away.
+fn far_times(make: &mut Maker<'_>) -> String {
+    let (from, scope) = make.table();
+    let (part, start) = (make.part_of(&scope), make.start_of(&scope));
+    let column = make.column(&scope);
+    match make.below(4) {
+        0 => format!("SELECT {column} AS x0, {part} AS x1 FROM {from}{}", make.end(2)),
+        1 => format!("SELECT {column} AS x0, {start} AS x1 FROM {from}{}", make.end(2)),
+        2 => format!("SELECT {column} AS x0 FROM {from} WHERE {}{}", make.test(&part, Type::Whole), make.end(1)),
+        _ => format!("SELECT {start} AS x0, count(*) AS x1 FROM {from} GROUP BY 1{}", make.end(2)),
+    }
 }
 
 /// Protected statistics, where there is something sealed.

@@ -31,6 +31,8 @@ pub struct Told {
     pub verdict: String,
     /// Whether it is a protected answer.
     pub protected: bool,
+    /// Whether there is a row in it.
+    pub has_rows: bool,
     /// Status and headers.
     head: String,
     /// The columns and what is said about the answer.
@@ -48,11 +50,12 @@ impl Told {
             .map(|(name, value)| format!("{name}: {}", String::from_utf8_lossy(value.as_bytes())))
             .collect();
         headers.sort();
-        let (frame, rows) = parts(reply);
+        let Parts { frame, rows, has_rows } = Parts::of(reply);
         Self {
             asked,
             verdict: verdict(reply),
             protected: reply.header("gridhub-protection").contains("protected"),
+            has_rows,
             head: format!("{}\n{}", reply.status, headers.join("\n")),
             frame,
             rows,
@@ -139,23 +142,71 @@ fn verdict(reply: &Reply) -> String {
 }
 
 /// A body as what is said about the answer and its rows.
-fn parts(reply: &Reply) -> (Vec<u8>, Vec<u8>) {
-    let kind = reply.header("content-type");
-    if reply.status == 200 && kind.starts_with(CSV) {
-        let end = reply.body.iter().position(|byte| *byte == b'\n').map_or(reply.body.len(), |at| at + 1);
-        return (reply.body[..end].to_vec(), reply.body[end..].to_vec());
-    }
-    if reply.status == 200 && kind.starts_with(ARROW) {
-        return arrow_parts(&reply.body);
-    }
-    let text = without_ids(reply.text());
-    // The rows stand between the columns and the facts; text within them is quoted.
-    match (text.find(",\"rows\":["), text.rfind("],\"protection\":")) {
-        (Some(from), Some(to)) if from < to => {
-            let frame = format!("{}{}", &text[..from], &text[to..]);
-            (frame.into_bytes(), text.as_bytes()[from..to].to_vec())
+struct Parts {
+    frame: Vec<u8>,
+    rows: Vec<u8>,
+    has_rows: bool,
+}
+
+impl Parts {
+    fn of(reply: &Reply) -> Self {
+        const ROWS: &str = ",\"rows\":[";
+        let kind = reply.header("content-type");
+        if reply.status == 200 && kind.starts_with(CSV) {
+            let end = reply.body.iter().position(|byte| *byte == b'\n').map_or(reply.body.len(), |at| at + 1);
+            let (frame, rows) = reply.body.split_at(end);
+            return Self { frame: frame.to_vec(), rows: rows.to_vec(), has_rows: !rows.is_empty() };
         }
-        _ => (text.into_bytes(), Vec::new()),
+        if reply.status == 200 && kind.starts_with(ARROW) {
+            return Self::of_arrow(&reply.body);
+        }
+        let text = without_ids(reply.text());
+        // The rows stand between the columns and the facts; text within them is quoted.
+        match (text.find(ROWS), text.rfind("],\"protection\":")) {
+            (Some(from), Some(to)) if from < to => {
+                let frame = format!("{}{}", &text[..from], &text[to..]).into_bytes();
+                let rows = text.as_bytes()[from..to].to_vec();
+                Self { frame, has_rows: rows.len() > ROWS.len(), rows }
+            }
+            _ => Self { frame: text.into_bytes(), rows: Vec::new(), has_rows: false },
+        }
+    }
+
+    /// Schema and batches of a stream, written anew without the ids in its metadata. Buffers are written as
+    /// they came: also what lies under NULLs is compared.
+    fn of_arrow(body: &[u8]) -> Self {
+        let reader = StreamReader::try_new(Cursor::new(body), None).unwrap();
+        let schema = reader.schema();
+        let mut facts: Vec<String> = schema
+            .metadata()
+            .iter()
+            .filter(|(name, _)| !matches!(name.as_str(), "gridhub.query_id" | "gridhub.log_index"))
+            .map(|(name, value)| format!("{name}: {value}"))
+            .collect();
+        facts.sort();
+        for field in schema.fields() {
+            facts.push(format!(
+                "{} {} {} {:?}",
+                field.name(),
+                field.data_type(),
+                if field.is_nullable() { "null" } else { "not null" },
+                field.metadata().get("gridhub.exposure"),
+            ));
+        }
+        let plain: Vec<Field> = schema
+            .fields()
+            .iter()
+            .map(|field| Field::new(field.name(), field.data_type().clone(), field.is_nullable()))
+            .collect();
+        let plain = Arc::new(Schema::new(plain));
+        let (mut rows, mut has_rows) = (Vec::new(), false);
+        for batch in reader {
+            let batch = RecordBatch::try_new(Arc::clone(&plain), batch.unwrap().columns().to_vec()).unwrap();
+            has_rows |= batch.num_rows() > 0;
+            rows.extend(format!("a batch of {} rows\n", batch.num_rows()).into_bytes());
+            rows.extend(stream_of(&batch));
+        }
+        Self { frame: facts.join("\n").into_bytes(), rows, has_rows }
     }
 }
 
@@ -169,40 +220,4 @@ fn without_ids(mut text: String) -> String {
         text.replace_range(from..value + length, "");
     }
     text
-}
-
-/// Schema and batches of a stream, written anew without the ids in its metadata. Buffers are written as
-/// they came: also what lies under NULLs is compared.
-fn arrow_parts(body: &[u8]) -> (Vec<u8>, Vec<u8>) {
-    let reader = StreamReader::try_new(Cursor::new(body), None).unwrap();
-    let schema = reader.schema();
-    let mut facts: Vec<String> = schema
-        .metadata()
-        .iter()
-        .filter(|(name, _)| !matches!(name.as_str(), "gridhub.query_id" | "gridhub.log_index"))
-        .map(|(name, value)| format!("{name}: {value}"))
-        .collect();
-    facts.sort();
-    for field in schema.fields() {
-        facts.push(format!(
-            "{} {} {} {:?}",
-            field.name(),
-            field.data_type(),
-            if field.is_nullable() { "null" } else { "not null" },
-            field.metadata().get("gridhub.exposure"),
-        ));
-    }
-    let plain: Vec<Field> = schema
-        .fields()
-        .iter()
-        .map(|field| Field::new(field.name(), field.data_type().clone(), field.is_nullable()))
-        .collect();
-    let plain = Arc::new(Schema::new(plain));
-    let mut rows = Vec::new();
-    for batch in reader {
-        let batch = RecordBatch::try_new(Arc::clone(&plain), batch.unwrap().columns().to_vec()).unwrap();
-        rows.extend(format!("a batch of {} rows\n", batch.num_rows()).into_bytes());
-        rows.extend(stream_of(&batch));
-    }
-    (facts.join("\n").into_bytes(), rows)
 }

@@ -2,7 +2,7 @@
 //! end says what that caller sees of a world; it judges whether a difference between two worlds is hidden,
 //! and knows nothing of how the hub does the same.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use rand::{
     Rng,
@@ -72,7 +72,7 @@ pub enum Change {
 }
 
 /// How the caller may reach the rows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Grant {
     Nothing,
     Rows(Reach),
@@ -81,7 +81,7 @@ pub enum Grant {
 }
 
 /// Which rows; agencies by their place in [`AGENCIES`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reach {
     All,
     Home,
@@ -89,6 +89,29 @@ pub enum Reach {
     From(usize),
     NotFrom(usize),
     HomeOrFrom(usize),
+    /// By what a field holds, however much of it the caller sees; never where it is empty.
+    Field(usize, Test),
+    Not(Box<Reach>),
+    Both(Box<Reach>, Box<Reach>),
+    Either(Box<Reach>, Box<Reach>),
+}
+
+/// What a scope asks of a value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Test {
+    /// Whether there is one.
+    Has,
+    /// Whether it is this text.
+    Is(&'static str),
+    /// Whether the text has this form, in which `*` stands for anything.
+    Like(&'static str),
+    Below(i64),
+    AtMost(i64),
+    Above(i64),
+    /// Whether it is true.
+    True,
+    /// Whether the day lies before this one.
+    Before(&'static str),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -242,6 +265,13 @@ impl Field {
                 "Zz",
                 "1e3",
                 "9999999999",
+                "-9223372036854775809",
+                "9999-12-31",
+                "+10999-12-31",
+                "2262-04-12 00:00:00",
+                "%",
+                "_x",
+                "a\\b",
             ],
             Kind::Small | Kind::Integer | Kind::Big if moderate => &["0", "1", "-1", "2", "3", "7", "10", "25", "100"],
             Kind::Small => &["0", "1", "-1", "2", "3", "7", "10", "32767", "-32768"],
@@ -273,9 +303,57 @@ impl Field {
                 "2026-02-01 00:00:00",
                 "1999-12-31 23:59:59",
                 "2100-01-01 12:00:00",
+                "1850-01-02 00:00:00",
+                "2199-12-31 23:59:59",
             ],
             Kind::Identifier => &PERSONS,
             Kind::Division => &PLACES,
+        }
+    }
+
+    /// What policies take it for, where row scopes may speak of it.
+    fn attribute(&self) -> Option<&'static str> {
+        if self.free_text || self.name == "pad" {
+            return None;
+        }
+        match self.kind {
+            Kind::Text | Kind::Division => Some("String"),
+            Kind::Small | Kind::Integer | Kind::Big => Some("Long"),
+            Kind::Boolean => Some("Bool"),
+            Kind::Date | Kind::Timestamp => Some("datetime"),
+            Kind::Decimal => Some("decimal"),
+            Kind::Double | Kind::Identifier => None,
+        }
+    }
+
+    /// Something a scope may ask of it, mostly about values that come often.
+    fn test(&self, rng: &mut StdRng) -> Test {
+        if rng.random_bool(0.15) {
+            return Test::Has;
+        }
+        match self.kind {
+            Kind::Text | Kind::Division => match self.usual.choose(rng) {
+                Some(&text) if rng.random_bool(0.5) => Test::Is(text),
+                _ => Test::Like(FORMS.choose(rng).copied().unwrap()),
+            },
+            Kind::Small | Kind::Integer | Kind::Big => {
+                let usual = self.usual.choose(rng).filter(|_| rng.random_bool(0.6));
+                let number: Option<i64> = usual.and_then(|number| number.parse().ok());
+                // Cedar cannot write the least of all numbers.
+                let number = number.filter(|number| *number > i64::MIN);
+                let number = number.unwrap_or_else(|| *BOUNDS.choose(rng).unwrap());
+                match rng.random_range(0..3) {
+                    0 => Test::Below(number),
+                    1 => Test::AtMost(number),
+                    _ => Test::Above(number),
+                }
+            }
+            Kind::Boolean => Test::True,
+            Kind::Date => {
+                let days = ["2026-01-05", "2026-01-06", "2026-02-01", "2000-01-01"];
+                Test::Before(days.choose(rng).copied().unwrap())
+            }
+            Kind::Decimal | Kind::Double | Kind::Timestamp | Kind::Identifier => Test::Has,
         }
     }
 
@@ -318,6 +396,42 @@ const PERSONS: [&str; 40] = [
     "P17", "P18", "P19", "P20", "P21", "P22", "P23", "P24", "P25", "P26", "P27", "P28", "P29", "P30", "P31", "P32",
     "P33", "P34", "P35", "P36", "P37", "P38", "P39", "P40",
 ];
+
+/// Forms of text that scopes ask for.
+const FORMS: [&str; 14] =
+    ["a*", "*b", "*1*", "*-*", "a*b", "*", "*%*", "*_*", "A", "420191001001*", "*01", "2*-*5", "*\\*", "*a*b*"];
+
+/// Numbers that scopes compare with, some beyond what a field can hold.
+const BOUNDS: [i64; 12] = [-32_769, -10, -1, 0, 1, 2, 5, 10, 32_767, 2_147_483_647, 4_000_000_000, i64::MAX];
+
+impl Test {
+    /// Whether it holds of a value.
+    fn holds(self, value: &str) -> bool {
+        let whole = || -> i64 { value.parse().unwrap() };
+        match self {
+            Self::Has => true,
+            Self::Is(text) => value == text,
+            Self::Like(form) => has_form(value, form),
+            Self::Below(bound) => whole() < bound,
+            Self::AtMost(bound) => whole() <= bound,
+            Self::Above(bound) => whole() > bound,
+            Self::True => value == "true",
+            // As they are written, days are in the order of their texts.
+            Self::Before(day) => value < day,
+        }
+    }
+}
+
+/// Whether a text has a form in which `*` stands for anything.
+fn has_form(text: &str, form: &str) -> bool {
+    match form.split_once('*') {
+        None => text == form,
+        Some((start, rest)) => text.strip_prefix(start).is_some_and(|text| {
+            let mut places = text.char_indices().map(|(at, _)| at).chain([text.len()]);
+            places.any(|at| has_form(&text[at..], rest))
+        }),
+    }
+}
 
 /// Letters only: digits could read like somebody's number.
 fn unlike_any_other(rng: &mut StdRng) -> String {
@@ -383,7 +497,11 @@ impl World {
         loop {
             let count = rng.random_range(1..=3);
             let agencies = rng.random_range(1..=2);
-            let tables: Vec<Table> = (0..count).map(|at| Table::random(at, agencies, rng)).collect();
+            let mut tables: Vec<Table> = (0..count).map(|at| Table::random(at, agencies, rng)).collect();
+            let attributes = attributes(&tables);
+            for table in &mut tables {
+                table.scope_by_fields(&attributes, rng);
+            }
             let zone = if rng.random_bool(0.5) { "UTC" } else { "Asia/Shanghai" };
             let world = Self { tables, divisions: rng.random_bool(0.5), zone };
             if world.tables.iter().any(|table| table.is_open() && table.readable().count() >= 2) {
@@ -391,6 +509,23 @@ impl World {
             }
         }
     }
+}
+
+/// The share of tables that the caller sees whole.
+const WHOLE: f64 = 0.2;
+
+/// The share of the others with a scope over fields, where they can have one.
+const BY_FIELDS: f64 = 0.45;
+
+/// The attributes of rows that the schema declares, and their types: names that are of that type in every
+/// dataset that has them.
+pub fn attributes(tables: &[Table]) -> BTreeMap<String, &'static str> {
+    let mut types: BTreeMap<&str, BTreeSet<Option<&'static str>>> = BTreeMap::new();
+    for field in tables.iter().flat_map(|table| &table.fields) {
+        types.entry(&field.name).or_default().insert(field.attribute());
+    }
+    let only = types.into_iter().filter(|(_, types)| types.len() == 1);
+    only.filter_map(|(name, types)| Some((name.to_owned(), types.into_iter().next()??))).collect()
 }
 
 impl Table {
@@ -414,6 +549,9 @@ impl Table {
     fn random(at: usize, agencies: usize, rng: &mut StdRng) -> Self {
         let mut table = Self::new(&format!("t{at}"), Vec::new());
         table.agency = AGENCIES[rng.random_range(0..agencies)];
+        if rng.random_bool(WHOLE) {
+            return table.whole(rng);
+        }
         table.change = match rng.random_range(0..10) {
             0..=4 => Change::Append,
             5..=7 => Change::Upsert,
@@ -464,11 +602,73 @@ impl Table {
             (Some(_), _) => Reach::NotFrom(agency),
         };
         table.grant = match rng.random_range(0..10) {
-            0 if at > 0 => Grant::Nothing,
-            1..=2 => Grant::Counted(reach),
+            0..=2 if at > 0 => Grant::Nothing,
+            3..=4 => Grant::Counted(reach),
             _ => Grant::Rows(reach),
         };
         table
+    }
+
+    /// With fields of which the caller sees everything: clear or, in some tables, tokens.
+    fn whole(mut self, rng: &mut StdRng) -> Self {
+        let mut kinds = Vec::new();
+        if rng.random_bool(0.4) {
+            kinds.push(("who".to_owned(), Kind::Identifier));
+        }
+        if rng.random_bool(0.5) {
+            kinds.push(("place".to_owned(), Kind::Division));
+        }
+        if rng.random_bool(0.5) {
+            kinds.push(("at".to_owned(), *[Kind::Date, Kind::Timestamp].choose(rng).unwrap()));
+        }
+        for number in 0..rng.random_range(2..=4) {
+            kinds.push((format!("c{number}"), *KINDS.choose(rng).unwrap()));
+        }
+        for (name, kind) in kinds {
+            let exposure = if kind == Kind::Identifier { Exposure::Token } else { Exposure::Clear };
+            let at = self.add(Field { exposure, bounded: false, ..Field::random(&name, kind, rng) });
+            match name.as_str() {
+                "who" => self.subject = Some(at).filter(|_| rng.random_bool(0.5)),
+                "place" => self.territory = Some(at).filter(|_| rng.random_bool(0.7)),
+                "at" => self.event_time = Some(at).filter(|_| rng.random_bool(0.7)),
+                _ => {}
+            }
+        }
+        self
+    }
+
+    /// Gives some tables a scope that asks for fields. No field is asked for twice: the validator of policies
+    /// would see that one of the two decides nothing.
+    fn scope_by_fields(&mut self, attributes: &BTreeMap<String, &'static str>, rng: &mut StdRng) {
+        if self.is_whole() || self.grant == Grant::Nothing || !rng.random_bool(BY_FIELDS) {
+            return;
+        }
+        let fields: Vec<usize> =
+            (0..self.fields.len()).filter(|at| attributes.contains_key(&self.fields[*at].name)).collect();
+        let count = rng.random_range(1..=2);
+        let mut parts: Vec<Reach> =
+            fields.choose_multiple(rng, count).map(|at| Reach::Field(*at, self.fields[*at].test(rng))).collect();
+        if parts.is_empty() {
+            return;
+        }
+        if rng.random_bool(0.4) {
+            parts.push(match (self.territory, rng.random_range(0..3)) {
+                (Some(_), 0..=1) => Reach::Home,
+                _ => Reach::From(rng.random_range(0..AGENCIES.len())),
+            });
+            parts.shuffle(rng);
+        }
+        let turned: Vec<Reach> = parts.into_iter().map(|part| not_by_chance(part, rng)).collect();
+        let joined = turned.into_iter().reduce(|one, other| match rng.random_bool(0.5) {
+            true => Reach::Both(Box::new(one), Box::new(other)),
+            false => Reach::Either(Box::new(one), Box::new(other)),
+        });
+        let Some(joined) = joined else { return };
+        let reach = if rng.random_bool(0.2) { Reach::Not(Box::new(joined)) } else { joined };
+        self.grant = match self.grant {
+            Grant::Counted(_) => Grant::Counted(reach),
+            _ => Grant::Rows(reach),
+        };
     }
 
     fn add(&mut self, field: Field) -> usize {
@@ -490,13 +690,43 @@ impl Table {
         matches!(self.grant, Grant::Rows(_)) && self.readable().next().is_some()
     }
 
-    /// Whether the place of a field in the table says which row is current, or within reach.
+    /// Whether the caller sees every row, and all of it: then nothing is hidden but which source sent what,
+    /// in which batches.
+    pub fn is_whole(&self) -> bool {
+        let all = |field: &Field| matches!(field.exposure, Exposure::Token | Exposure::Clear) && !field.free_text;
+        self.change == Change::Append && self.grant == Grant::Rows(Reach::All) && self.fields.iter().all(all)
+    }
+
+    /// The fields that decide which rows are within reach, besides the territory.
+    pub fn scope_fields(&self) -> Vec<usize> {
+        self.reach().map(Reach::fields).unwrap_or_default()
+    }
+
+    /// Whether a field says which row is current, or within reach.
     pub fn is_structural(&self, at: usize) -> bool {
         [self.key, self.order_by, self.operation, self.territory].contains(&Some(at))
+            || self.scope_fields().contains(&at)
     }
 
     pub fn row(&self, number: u32, rng: &mut StdRng) -> Row {
         Row { number, cells: self.fields.iter().map(|field| field.usual(rng)).collect() }
+    }
+}
+
+/// Now and then the contrary.
+fn not_by_chance(reach: Reach, rng: &mut StdRng) -> Reach {
+    if rng.random_bool(0.3) { Reach::Not(Box::new(reach)) } else { reach }
+}
+
+impl Reach {
+    /// The fields it asks for.
+    fn fields(&self) -> Vec<usize> {
+        match self {
+            Self::Field(at, _) => vec![*at],
+            Self::Not(inner) => inner.fields(),
+            Self::Both(one, other) | Self::Either(one, other) => [one.fields(), other.fields()].concat(),
+            _ => Vec::new(),
+        }
     }
 }
 
@@ -509,9 +739,17 @@ impl Contents {
                 true => &[0, 5, 20, 40, 60],
                 false => &[0, 1, 2, 3, 5, 8, 13, 20, 40],
             };
-            let size = *sizes.choose(rng).unwrap();
-            let mut batches: Vec<Batch> = (0..rng.random_range(1..=4))
-                .map(|_| Batch { source: rng.random_range(0..AGENCIES.len()), rows: Vec::new() })
+            let (whole, size) = (table.is_whole(), *sizes.choose(rng).unwrap());
+            // Of what is seen whole, only the batches can be others.
+            let (size, count) = match whole {
+                true => (size.max(3), rng.random_range(3..=6)),
+                false => (size, rng.random_range(1..=4)),
+            };
+            let mut batches: Vec<Batch> = (0..count)
+                .map(|at| {
+                    let source = if whole { at % AGENCIES.len() } else { rng.random_range(0..AGENCIES.len()) };
+                    Batch { source, rows: Vec::new() }
+                })
                 .collect();
             for _ in 0..size {
                 number += 1;
@@ -572,26 +810,35 @@ type Stored<'a> = (usize, usize, &'a Row);
 type Newness = (Option<(i64, String)>, usize);
 
 impl Table {
-    fn reach(&self) -> Option<Reach> {
-        match self.grant {
+    fn reach(&self) -> Option<&Reach> {
+        match &self.grant {
             Grant::Nothing => None,
             Grant::Rows(reach) | Grant::Counted(reach) => Some(reach),
         }
     }
 
     fn admits(&self, source: usize, row: &Row) -> bool {
+        self.reach().is_some_and(|reach| self.lies_in(reach, source, row))
+    }
+
+    /// In two-valued logic: what is said of an empty field is false, and its contrary true.
+    fn lies_in(&self, reach: &Reach, source: usize, row: &Row) -> bool {
         let at_home = || {
             let place = self.territory.and_then(|at| row.cells[at].as_deref());
             place.is_some_and(|place| place.starts_with(HOME))
         };
-        match self.reach() {
-            None => false,
-            Some(Reach::All) => true,
-            Some(Reach::Home) => at_home(),
-            Some(Reach::NotHome) => !at_home(),
-            Some(Reach::From(agency)) => source == agency,
-            Some(Reach::NotFrom(agency)) => source != agency,
-            Some(Reach::HomeOrFrom(agency)) => at_home() || source == agency,
+        let again = |reach: &Reach| self.lies_in(reach, source, row);
+        match reach {
+            Reach::All => true,
+            Reach::Home => at_home(),
+            Reach::NotHome => !at_home(),
+            Reach::From(agency) => source == *agency,
+            Reach::NotFrom(agency) => source != *agency,
+            Reach::HomeOrFrom(agency) => at_home() || source == *agency,
+            Reach::Field(at, test) => row.cells[*at].as_deref().is_some_and(|value| test.holds(value)),
+            Reach::Not(inner) => !again(inner),
+            Reach::Both(one, other) => again(one) && again(other),
+            Reach::Either(one, other) => again(one) || again(other),
         }
     }
 
