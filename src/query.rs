@@ -6,7 +6,9 @@ pub mod defences;
 pub mod functions;
 mod growth;
 mod order;
+mod ordered;
 mod plan_errors;
+pub mod planner;
 mod prune;
 pub mod scope;
 mod statement;
@@ -328,7 +330,7 @@ impl Engine {
             .with_config(config(view))
             .with_runtime_env(Arc::clone(&self.runtime))
             .with_catalog_list(Arc::new(Catalogs(Arc::new(catalog))))
-            .with_query_planner(Arc::new(barrier::Planner))
+            .with_query_planner(Arc::new(planner::Planner))
             .with_expr_planners(SessionStateDefaults::default_expr_planners())
             .with_scalar_functions(listed.scalar())
             .with_aggregate_functions(listed.aggregate())

@@ -26,6 +26,7 @@ use gridhub::{
     query::{
         self, Engine, GovernedTable, barrier,
         defences::{Defence, Defences},
+        planner,
     },
     store::{Snapshot, Store},
 };
@@ -168,7 +169,7 @@ impl Stages {
                 .with_config(config)
                 .with_runtime_env(Arc::clone(&runtime))
                 .with_default_features()
-                .with_query_planner(Arc::new(barrier::Planner))
+                .with_query_planner(Arc::new(planner::Planner))
                 .build(),
             policy: Policy::load(policies, &datasets, Arc::clone(&clock)).unwrap(),
             engine: Arc::new(Engine::new(runtime, Arc::clone(&pseudonyms), limits, clock, defences).unwrap()),

@@ -1,38 +1,23 @@
 //! The barrier between what a caller wrote and what it may not see: no predicate, limit, sort, projection
-//! or statistic crosses it, in either direction. Beside it the other nodes of the hub's own: what stands
-//! where a barrier would when nothing is hidden behind it, and an order that no optimizer takes away.
+//! or statistic crosses it, in either direction. Beside it what stands in its place when nothing is hidden
+//! behind it, and the check that one or the other stands above every scan.
 
 use std::{fmt, sync::Arc};
 
-use arrow::{
-    array::{RecordBatch, RecordBatchOptions},
-    compute::{BatchCoalescer, SortOptions},
-};
-use async_trait::async_trait;
 use datafusion::{
-    catalog::{
-        Session,
-        memory::{DataSourceExec, MemorySourceConfig},
-    },
+    catalog::memory::{DataSourceExec, MemorySourceConfig},
     common::{DFSchemaRef, Result, Statistics, internal_err, stats::Precision, tree_node::TreeNodeRecursion},
     config::ConfigOptions,
-    execution::{SendableRecordBatchStream, TaskContext, context::QueryPlanner},
-    logical_expr::{
-        Expr, LogicalPlan, SortExpr, UserDefinedLogicalNode, UserDefinedLogicalNodeCore,
-        physical_planning_context::PhysicalPlanningContext,
-    },
-    physical_expr::{EquivalenceProperties, LexOrdering, OrderingRequirements, PhysicalSortExpr},
+    execution::{SendableRecordBatchStream, TaskContext},
+    logical_expr::{Expr, LogicalPlan, UserDefinedLogicalNodeCore},
+    physical_expr::EquivalenceProperties,
     physical_plan::{
-        DisplayAs, DisplayFormatType, Distribution, ExecutionPlan, Partitioning, PhysicalExpr, PlanProperties,
+        DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PhysicalExpr, PlanProperties,
         execution_plan::CardinalityEffect,
         filter_pushdown::{FilterDescription, FilterPushdownPhase},
         statistics::{ChildStats, StatisticsArgs, StatisticsContext},
-        stream::RecordBatchStreamAdapter,
     },
-    physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, PhysicalPlanner},
 };
-
-use futures::{StreamExt, stream};
 
 use crate::error::Error;
 
@@ -219,191 +204,6 @@ impl ExecutionPlan for WholeExec {
         _: &ConfigOptions,
     ) -> Result<FilterDescription> {
         FilterDescription::from_children(parent_filters, &self.children())
-    }
-}
-
-/// The logical form of an order that is kept whatever the nodes above ask for.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Hash)]
-pub struct OrderedNode {
-    /// The plan whose rows are put in order.
-    pub input: LogicalPlan,
-    /// The order.
-    pub keys: Vec<SortExpr>,
-}
-
-impl UserDefinedLogicalNodeCore for OrderedNode {
-    fn name(&self) -> &'static str {
-        "Ordered"
-    }
-    fn inputs(&self) -> Vec<&LogicalPlan> {
-        vec![&self.input]
-    }
-    fn schema(&self) -> &DFSchemaRef {
-        self.input.schema()
-    }
-    fn expressions(&self) -> Vec<Expr> {
-        self.keys.iter().map(|key| key.expr.clone()).collect()
-    }
-    fn fmt_for_explain(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Ordered")
-    }
-    fn with_exprs_and_inputs(&self, expressions: Vec<Expr>, mut inputs: Vec<LogicalPlan>) -> Result<Self> {
-        let keys = self.keys.iter().zip(expressions).map(|(key, expr)| SortExpr { expr, ..key.clone() }).collect();
-        match inputs.pop() {
-            Some(input) => Ok(Self { input, keys }),
-            None => internal_err!("an order has one input"),
-        }
-    }
-}
-
-/// Rows in one stream, one order and batches of one size, since sums are added up batch by batch. The order
-/// is brought about below it by the engine's own planning, which can rely on it above.
-#[derive(Debug)]
-struct OrderedExec {
-    input: Arc<dyn ExecutionPlan>,
-    /// `None` where there is no column to tell rows apart by.
-    order: Option<LexOrdering>,
-    properties: Arc<PlanProperties>,
-}
-
-impl OrderedExec {
-    fn new(input: Arc<dyn ExecutionPlan>, order: Option<LexOrdering>) -> Self {
-        let below = input.properties();
-        let properties = Arc::new(PlanProperties::new(
-            EquivalenceProperties::new_with_orderings(input.schema(), order.clone()),
-            Partitioning::UnknownPartitioning(1),
-            below.emission_type,
-            below.boundedness,
-        ));
-        Self { input, order, properties }
-    }
-}
-
-impl DisplayAs for OrderedExec {
-    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("OrderedExec")
-    }
-}
-
-impl ExecutionPlan for OrderedExec {
-    fn name(&self) -> &'static str {
-        "OrderedExec"
-    }
-    fn properties(&self) -> &Arc<PlanProperties> {
-        &self.properties
-    }
-    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
-        vec![&self.input]
-    }
-    fn required_input_ordering(&self) -> Vec<Option<OrderingRequirements>> {
-        vec![self.order.clone().map(OrderingRequirements::from)]
-    }
-    fn required_input_distribution(&self) -> Vec<Distribution> {
-        vec![Distribution::SinglePartition]
-    }
-    fn maintains_input_order(&self) -> Vec<bool> {
-        vec![true]
-    }
-    fn benefits_from_input_partitioning(&self) -> Vec<bool> {
-        vec![false]
-    }
-    fn apply_expressions(
-        &self,
-        on: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
-    ) -> Result<TreeNodeRecursion> {
-        let mut next = TreeNodeRecursion::Continue;
-        for key in self.order.iter().flatten() {
-            next = on(&key.expr)?;
-        }
-        Ok(next)
-    }
-    fn with_new_children(self: Arc<Self>, mut children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
-        match (children.pop(), children.is_empty()) {
-            (Some(input), true) => Ok(Arc::new(Self::new(input, self.order.clone()))),
-            _ => internal_err!("an order has one input"),
-        }
-    }
-    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
-        let rows = context.session_config().batch_size();
-        let input = self.input.execute(partition, context)?;
-        let schema = input.schema();
-        let equal =
-            EqualBatches { input: Some(input), cut: BatchCoalescer::new(Arc::clone(&schema), rows), bare: 0, rows };
-        Ok(Box::pin(RecordBatchStreamAdapter::new(schema, stream::try_unfold(equal, EqualBatches::next))))
-    }
-}
-
-/// Rows on their way into batches of one size.
-struct EqualBatches {
-    /// `None` at its end.
-    input: Option<SendableRecordBatchStream>,
-    cut: BatchCoalescer,
-    /// Rows without columns, which cannot be put together but by their number.
-    bare: usize,
-    rows: usize,
-}
-
-impl EqualBatches {
-    async fn next(mut self) -> Result<Option<(RecordBatch, Self)>> {
-        loop {
-            if let Some(batch) = self.cut.next_completed_batch() {
-                return Ok(Some((batch, self)));
-            }
-            let Some(input) = &mut self.input else {
-                let rows = self.bare.min(self.rows);
-                if rows == 0 {
-                    return Ok(None);
-                }
-                self.bare -= rows;
-                let options = RecordBatchOptions::new().with_row_count(Some(rows));
-                let batch = RecordBatch::try_new_with_options(self.cut.schema(), Vec::new(), &options)?;
-                return Ok(Some((batch, self)));
-            };
-            match input.next().await.transpose()? {
-                Some(batch) if batch.num_columns() == 0 => self.bare += batch.num_rows(),
-                Some(batch) => self.cut.push_batch(batch)?,
-                None => {
-                    self.input = None;
-                    self.cut.finish_buffered_batch()?;
-                }
-            }
-        }
-    }
-}
-
-/// Plans queries with the hub's own nodes.
-#[derive(Debug)]
-pub struct Planner;
-
-#[async_trait]
-impl QueryPlanner for Planner {
-    async fn create_physical_plan(&self, plan: &LogicalPlan, session: &dyn Session) -> Result<Arc<dyn ExecutionPlan>> {
-        DefaultPhysicalPlanner::with_extension_planners(vec![Arc::new(Self)]).create_physical_plan(plan, session).await
-    }
-}
-
-#[async_trait]
-impl ExtensionPlanner for Planner {
-    async fn plan_extension(
-        &self,
-        planner: &dyn PhysicalPlanner,
-        node: &dyn UserDefinedLogicalNode,
-        _: &[&LogicalPlan],
-        inputs: &[Arc<dyn ExecutionPlan>],
-        session: &dyn Session,
-        context: &PhysicalPlanningContext,
-    ) -> Result<Option<Arc<dyn ExecutionPlan>>> {
-        let [input] = inputs else { return Ok(None) };
-        if node.as_any().is::<ReleasedNode>() {
-            return Ok(Some(Arc::new(BarrierExec::new(Arc::clone(input)))));
-        }
-        let Some(ordered) = node.as_any().downcast_ref::<OrderedNode>() else { return Ok(None) };
-        let mut order = Vec::new();
-        for key in &ordered.keys {
-            let expr = planner.create_physical_expr(&key.expr, ordered.input.schema(), session, context)?;
-            order.push(PhysicalSortExpr::new(expr, SortOptions::new(!key.asc, key.nulls_first)));
-        }
-        Ok(Some(Arc::new(OrderedExec::new(Arc::clone(input), LexOrdering::new(order)))))
     }
 }
 

@@ -27,9 +27,9 @@ use datafusion::{
 };
 
 use super::{
-    barrier::OrderedNode,
     defences::{Defence, Defences},
     functions::{self, OrderUse},
+    ordered::OrderedNode,
     total,
 };
 
