@@ -128,13 +128,17 @@ pub struct TokenKey(Aes256);
 impl TokenKey {
     /// The token of a pseudonym, as 32 lower-case hexadecimal digits.
     pub fn token(&self, pseudonym: &[u8; WIDTH]) -> String {
+        String::from_utf8(self.tokens(&[*pseudonym])).unwrap_or_default()
+    }
+
+    /// The tokens of many pseudonyms, one after the other.
+    pub fn tokens(&self, pseudonyms: &[[u8; WIDTH]]) -> Vec<u8> {
         const HEX: &[u8; 16] = b"0123456789abcdef";
-        let mut block = (*pseudonym).into();
-        self.0.encrypt_block(&mut block);
-        let mut text = String::with_capacity(2 * WIDTH);
-        for byte in block {
-            text.push(char::from(HEX[usize::from(byte >> 4)]));
-            text.push(char::from(HEX[usize::from(byte & 15)]));
+        let mut blocks: Vec<_> = pseudonyms.iter().map(|pseudonym| (*pseudonym).into()).collect();
+        self.0.encrypt_blocks(&mut blocks);
+        let mut text = Vec::with_capacity(2 * WIDTH * blocks.len());
+        for block in &blocks {
+            text.extend(block.iter().flat_map(|byte| [HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]));
         }
         text
     }

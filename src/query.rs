@@ -3,6 +3,7 @@
 
 pub mod barrier;
 pub mod defences;
+mod exact;
 pub mod functions;
 mod growth;
 mod order;
@@ -360,7 +361,9 @@ fn config(view: &View) -> SessionConfig {
         .with_default_catalog_and_schema("hub", "public")
         .with_information_schema(false)
         .set_bool("datafusion.execution.parquet.schema_force_view_types", false)
-        .set_bool("datafusion.execution.parquet.pushdown_filters", true)
+        // Filters of joins reach scans by their hash tables, not as long lists.
+        .set_usize("datafusion.optimizer.hash_join_inlist_pushdown_max_size", 0)
+        .set_usize("datafusion.optimizer.hash_join_inlist_pushdown_max_distinct_values", 0)
         // It holds logical and physical plan to the same guess of where NULL may be; a guarded AND is guessed
         // more carefully than a plain one.
         .set_bool("datafusion.execution.skip_physical_aggregate_schema_check", true);

@@ -368,10 +368,8 @@ fn lay_out(dataset: &Dataset, rows: &RecordBatch, digests: &[[u8; WIDTH]]) -> Re
 /// results in the types contracts name.
 fn session(runtime: Arc<RuntimeEnv>) -> Arc<SessionState> {
     let config: SessionConfig = DeltaSessionConfig::default().into();
-    let config = config
-        .with_target_partitions(1)
-        .set_bool("datafusion.execution.parquet.schema_force_view_types", false)
-        .set_bool("datafusion.execution.parquet.pushdown_filters", true);
+    let config =
+        config.with_target_partitions(1).set_bool("datafusion.execution.parquet.schema_force_view_types", false);
     Arc::new(
         SessionStateBuilder::new()
             .with_default_features()

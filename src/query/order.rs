@@ -28,6 +28,7 @@ use datafusion::{
 
 use super::{
     defences::{Defence, Defences},
+    exact,
     functions::{self, OrderUse},
     ordered::OrderedNode,
     total,
@@ -46,9 +47,11 @@ pub struct Settled {
 /// # Errors
 /// Where the plan cannot be rebuilt.
 pub fn settle(plan: LogicalPlan, defences: Defences) -> Result<Settled> {
+    let mut plan = plan.transform_up_with_subqueries(without_repeated_keys)?.data;
+    if defences.stand(Defence::TotalOrder) {
+        plan = plan.transform_up_with_subqueries(add_exactly)?.data;
+    }
     let one_stream = leaves_choices(&plan)?;
-    let plan = plan.transform_up_with_subqueries(without_repeated_keys)?.data;
-    let mut plan = plan;
     if defences.stand(Defence::GuardedLogic) {
         plan = plan.transform_up_with_subqueries(guard)?.data;
     }
@@ -68,7 +71,9 @@ fn leaves_choices(plan: &LogicalPlan) -> Result<bool> {
         choices |= match node {
             LogicalPlan::Limit(_) | LogicalPlan::RecursiveQuery(_) => true,
             LogicalPlan::Sort(sort) => sort.fetch.is_some(),
-            LogicalPlan::Window(window) => window.window_expr.iter().any(|expr| window_picks(expr, node)),
+            LogicalPlan::Window(window) => {
+                window.window_expr.iter().any(|expr| window_picks(expr, node) && partition_of(expr).is_empty())
+            }
             LogicalPlan::Aggregate(aggregate) => {
                 aggregate.aggr_expr.iter().any(|expr| order_use(expr, aggregate.input.schema()) != OrderUse::None)
             }
@@ -95,6 +100,10 @@ fn window_call(expr: &Expr) -> Option<&WindowFunction> {
     }
 }
 
+fn partition_of(window: &Expr) -> &[Expr] {
+    window_call(window).map_or(&[], |call| &call.params.partition_by)
+}
+
 /// The types of arguments. Narrow whole numbers that are cast to floating point, as the engine does for an
 /// average, are still narrow whole numbers.
 fn types(args: &[Expr], schema: &DFSchema) -> Vec<DataType> {
@@ -111,6 +120,7 @@ fn types(args: &[Expr], schema: &DFSchema) -> Vec<DataType> {
 /// How an aggregate uses the order of its rows; what is not an aggregate is taken for the worst.
 fn order_use(expr: &Expr, schema: &DFSchema) -> OrderUse {
     match aggregate_call(expr) {
+        Some(call) if exact::is_form(call.func.name()) => OrderUse::None,
         Some(call) => functions::order_use(call.func.name(), &types(&call.params.args, schema)),
         None => OrderUse::PicksRows,
     }
@@ -146,9 +156,9 @@ fn total_keys(first: Vec<SortExpr>, schema: &DFSchema) -> Vec<SortExpr> {
 
 /// The rows of `input` in the order of `first` and then of all their values, kept through the engine's
 /// own planning of orders.
-fn ordered(input: Arc<LogicalPlan>, first: Vec<SortExpr>) -> Arc<LogicalPlan> {
+fn ordered(input: Arc<LogicalPlan>, first: Vec<SortExpr>, within: Vec<Expr>) -> Arc<LogicalPlan> {
     let keys = total_keys(first, input.schema());
-    let node = OrderedNode { input: input.as_ref().clone(), keys };
+    let node = OrderedNode { input: input.as_ref().clone(), keys, within };
     Arc::new(LogicalPlan::Extension(Extension { node: Arc::new(node) }))
 }
 
@@ -166,6 +176,23 @@ fn without_repeated_keys(node: LogicalPlan) -> Result<Transformed<LogicalPlan>> 
         }
         other => Ok(Transformed::no(other)),
     }
+}
+
+/// Sums and averages of doubles in a form that no order shows in, which costs less than an order would.
+fn add_exactly(node: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
+    let LogicalPlan::Aggregate(mut aggregate) = node else { return Ok(Transformed::no(node)) };
+    let schema = Arc::clone(aggregate.input.schema());
+    let mut changed = false;
+    for expr in &mut aggregate.aggr_expr {
+        let Some(call) = aggregate_call(expr) else { continue };
+        let doubles = call.params.args.iter().all(|arg| matches!(arg.get_type(&schema), Ok(DataType::Float64)));
+        let Some(form) = exact::form_of(call.func.name()) else { continue };
+        if doubles && !call.params.distinct && call.params.args.len() == 1 {
+            change_call(expr, |call| call.func = form)?;
+            changed = true;
+        }
+    }
+    Ok(Transformed::new_transformed(LogicalPlan::Aggregate(aggregate), changed))
 }
 
 fn distinct_keys(keys: &[SortExpr]) -> Vec<SortExpr> {
@@ -214,7 +241,8 @@ fn pick_in_order(node: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
                 let partition = call.params.partition_by.iter().map(|expr| expr.clone().sort(true, false));
                 first = distinct_keys(&partition.chain(call.params.order_by.iter().cloned()).collect::<Vec<_>>());
             }
-            let input = ordered(Arc::clone(&window.input), first);
+            let within = window.window_expr.first().map_or(Vec::new(), |expr| partition_of(expr).to_vec());
+            let input = ordered(Arc::clone(&window.input), first, within);
             Transformed::yes(node.with_new_exprs(node.expressions(), vec![input.as_ref().clone()])?)
         }
         LogicalPlan::Aggregate(mut aggregate) => {
@@ -236,7 +264,7 @@ fn pick_in_order(node: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
                 }
             }
             if uses.contains(&OrderUse::Accumulates) {
-                aggregate.input = ordered(aggregate.input, Vec::new());
+                aggregate.input = ordered(aggregate.input, Vec::new(), Vec::new());
             }
             Transformed::yes(LogicalPlan::Aggregate(aggregate))
         }
@@ -244,19 +272,26 @@ fn pick_in_order(node: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
     })
 }
 
-/// Changes the order of an aggregate's rows, and keeps the name by which nodes above refer to it.
+/// Changes the order of an aggregate's rows.
 fn change_order_by(
     expr: &mut Expr,
     change: impl FnOnce(&AggregateFunctionParams, Vec<SortExpr>) -> Vec<SortExpr>,
 ) -> Result<()> {
+    change_call(expr, |call| {
+        let keys = std::mem::take(&mut call.params.order_by);
+        call.params.order_by = change(&call.params, keys);
+    })
+}
+
+/// Changes the call of an aggregate, and keeps the name by which nodes above refer to it.
+fn change_call(expr: &mut Expr, change: impl FnOnce(&mut AggregateFunction)) -> Result<()> {
     let name = expr.schema_name().to_string();
     let mut call = &mut *expr;
     while let Expr::Alias(alias) = call {
         call = &mut alias.expr;
     }
     if let Expr::AggregateFunction(call) = call {
-        let keys = std::mem::take(&mut call.params.order_by);
-        call.params.order_by = change(&call.params, keys);
+        change(call);
     }
     *expr = std::mem::take(expr).alias_if_changed(name)?;
     Ok(())

@@ -25,6 +25,8 @@ pub struct OrderedNode {
     pub input: LogicalPlan,
     /// The order.
     pub keys: Vec<SortExpr>,
+    /// Rows that agree in these stay together and in order; where there are none, all rows do.
+    pub within: Vec<Expr>,
 }
 
 impl UserDefinedLogicalNodeCore for OrderedNode {
@@ -38,41 +40,47 @@ impl UserDefinedLogicalNodeCore for OrderedNode {
         self.input.schema()
     }
     fn expressions(&self) -> Vec<Expr> {
-        self.keys.iter().map(|key| key.expr.clone()).collect()
+        self.keys.iter().map(|key| &key.expr).chain(&self.within).cloned().collect()
     }
     fn fmt_for_explain(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Ordered")
     }
-    fn with_exprs_and_inputs(&self, expressions: Vec<Expr>, mut inputs: Vec<LogicalPlan>) -> Result<Self> {
+    fn with_exprs_and_inputs(&self, mut expressions: Vec<Expr>, mut inputs: Vec<LogicalPlan>) -> Result<Self> {
+        let within = expressions.split_off(self.keys.len());
         let keys = self.keys.iter().zip(expressions).map(|(key, expr)| SortExpr { expr, ..key.clone() }).collect();
         match inputs.pop() {
-            Some(input) => Ok(Self { input, keys }),
+            Some(input) => Ok(Self { input, keys, within }),
             None => internal_err!("an order has one input"),
         }
     }
 }
 
-/// Rows in one stream, one order and batches of one size, since sums are added up batch by batch. The order
+/// Rows in one stream (or one for all that belong together), one order and batches of one size, since sums are added up batch by batch. The order
 /// is brought about below it by the engine's own planning, which can rely on it above.
 #[derive(Debug)]
 pub struct OrderedExec {
     input: Arc<dyn ExecutionPlan>,
     /// `None` where there is no column to tell rows apart by.
     order: Option<LexOrdering>,
+    within: Vec<Arc<dyn PhysicalExpr>>,
     properties: Arc<PlanProperties>,
 }
 
 impl OrderedExec {
     /// `input` in one stream, in that order.
-    pub fn new(input: Arc<dyn ExecutionPlan>, order: Option<LexOrdering>) -> Self {
+    pub fn new(input: Arc<dyn ExecutionPlan>, order: Option<LexOrdering>, within: Vec<Arc<dyn PhysicalExpr>>) -> Self {
         let below = input.properties();
+        let partitioning = match within.is_empty() {
+            true => Partitioning::UnknownPartitioning(1),
+            false => below.output_partitioning().clone(),
+        };
         let properties = Arc::new(PlanProperties::new(
             EquivalenceProperties::new_with_orderings(input.schema(), order.clone()),
-            Partitioning::UnknownPartitioning(1),
+            partitioning,
             below.emission_type,
             below.boundedness,
         ));
-        Self { input, order, properties }
+        Self { input, order, within, properties }
     }
 }
 
@@ -96,7 +104,10 @@ impl ExecutionPlan for OrderedExec {
         vec![self.order.clone().map(OrderingRequirements::from)]
     }
     fn required_input_distribution(&self) -> Vec<Distribution> {
-        vec![Distribution::SinglePartition]
+        vec![match self.within.is_empty() {
+            true => Distribution::SinglePartition,
+            false => Distribution::KeyPartitioned(self.within.clone()),
+        }]
     }
     fn maintains_input_order(&self) -> Vec<bool> {
         vec![true]
@@ -109,14 +120,14 @@ impl ExecutionPlan for OrderedExec {
         on: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
     ) -> Result<TreeNodeRecursion> {
         let mut next = TreeNodeRecursion::Continue;
-        for key in self.order.iter().flatten() {
-            next = on(&key.expr)?;
+        for expr in self.order.iter().flatten().map(|key| &key.expr).chain(&self.within) {
+            next = on(expr)?;
         }
         Ok(next)
     }
     fn with_new_children(self: Arc<Self>, mut children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
         match (children.pop(), children.is_empty()) {
-            (Some(input), true) => Ok(Arc::new(Self::new(input, self.order.clone()))),
+            (Some(input), true) => Ok(Arc::new(Self::new(input, self.order.clone(), self.within.clone()))),
             _ => internal_err!("an order has one input"),
         }
     }

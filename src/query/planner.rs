@@ -51,6 +51,10 @@ impl ExtensionPlanner for Planner {
             let expr = planner.create_physical_expr(&key.expr, ordered.input.schema(), session, context)?;
             order.push(PhysicalSortExpr::new(expr, SortOptions::new(!key.asc, key.nulls_first)));
         }
-        Ok(Some(Arc::new(OrderedExec::new(Arc::clone(input), LexOrdering::new(order)))))
+        let mut within = Vec::new();
+        for expr in &ordered.within {
+            within.push(planner.create_physical_expr(expr, ordered.input.schema(), session, context)?);
+        }
+        Ok(Some(Arc::new(OrderedExec::new(Arc::clone(input), LexOrdering::new(order), within))))
     }
 }

@@ -8,7 +8,8 @@ use std::{
 };
 
 use arrow::{
-    array::{Array, ArrayRef, AsArray, BinaryArray, Date32Array, StringArray, StringBuilder},
+    array::{Array, ArrayRef, AsArray, BinaryArray, Date32Array, StringArray},
+    buffer::{NullBuffer, OffsetBuffer},
     compute::{cast, kernels::substring::substring_by_char},
     datatypes::{DataType, Date32Type, Field as ArrowField, Float64Type, Int64Type, Schema, SchemaRef, TimeUnit},
 };
@@ -560,14 +561,13 @@ impl ScalarUDFImpl for Masked {
 fn tokens(key: &TokenKey, values: &ArrayRef) -> Result<ArrayRef> {
     let binary = cast(values, &DataType::Binary)?;
     let binary: &BinaryArray = binary.as_binary();
-    let mut out = StringBuilder::with_capacity(binary.len(), binary.len() * 2 * WIDTH);
-    for value in binary {
-        match value.and_then(|value| <[u8; WIDTH]>::try_from(value).ok()) {
-            Some(pseudonym) => out.append_value(key.token(&pseudonym)),
-            None => out.append_null(),
-        }
-    }
-    Ok(Arc::new(out.finish()))
+    let pseudonyms: Vec<Option<[u8; WIDTH]>> =
+        binary.iter().map(|value| value.and_then(|value| value.try_into().ok())).collect();
+    let there: Vec<[u8; WIDTH]> = pseudonyms.iter().flatten().copied().collect();
+    let lengths = pseudonyms.iter().map(|pseudonym| if pseudonym.is_some() { 2 * WIDTH } else { 0 });
+    let nulls = pseudonyms.iter().map(Option::is_some).collect::<NullBuffer>();
+    let texts = StringArray::try_new(OffsetBuffer::from_lengths(lengths), key.tokens(&there).into(), Some(nulls))?;
+    Ok(Arc::new(texts))
 }
 
 fn generalised(how: Generalise, values: &ArrayRef) -> Result<ArrayRef> {
