@@ -311,12 +311,6 @@ pub fn order_use(aggregate: &str, argument_types: &[DataType]) -> OrderUse {
     if exact { OrderUse::None } else { OrderUse::Accumulates }
 }
 
-/// Whether a window function tells apart rows that its ORDER BY does not: then their order in the input shows.
-/// Ranks are shared by peers.
-pub fn window_picks_rows(name: &str) -> bool {
-    !matches!(name, "cume_dist" | "dense_rank" | "percent_rank" | "rank")
-}
-
 /// Refuses arguments by which a listed function would reserve memory without bound.
 ///
 /// # Errors
@@ -746,14 +740,12 @@ mod tests {
     }
 
     #[test]
-    fn every_allowed_aggregate_and_window_function_has_an_order_of_its_own() {
+    fn aggregates_that_pick_rows_are_known() {
         let picks: Vec<&str> = allowed(AGGREGATE)
             .into_iter()
             .filter(|name| order_use(name, &[DataType::Int64]) == OrderUse::PicksRows)
             .collect();
-        assert_eq!(picks, ["any_value", "first_value", "last_value", "string_agg"]);
-        let shared: Vec<&str> = allowed(WINDOW).into_iter().filter(|name| !window_picks_rows(name)).collect();
-        assert_eq!(shared, ["cume_dist", "dense_rank", "percent_rank", "rank"]);
+        assert_eq!(picks, ["first_value", "last_value", "string_agg"]);
     }
 
     /// In groups, the largest of NaN and a number is whichever comes last.

@@ -19,7 +19,7 @@ use datafusion::{
     },
     logical_expr::{
         BinaryExpr, Case, Expr, ExprSchemable, Extension, FetchType, Limit, LogicalPlan, Operator, SkipType, Sort,
-        SortExpr, WindowFrameBound, WindowFrameUnits, WindowFunctionDefinition,
+        SortExpr,
         expr::{AggregateFunction, AggregateFunctionParams, InList, WindowFunction},
         expr_rewriter::NamePreserver,
     },
@@ -64,16 +64,14 @@ pub fn settle(plan: LogicalPlan, defences: Defences) -> Result<Settled> {
     Ok(Settled { plan, one_stream })
 }
 
-/// Whether something in the plan picks rows, or adds up what does not add up exactly.
+/// Whether something in the plan takes rows as they come. What is given a total order, as limits and windows
+/// are, takes the same rows however many streams they come in; an aggregate may put its parts together as
+/// these race.
 fn leaves_choices(plan: &LogicalPlan) -> Result<bool> {
     let mut choices = false;
     plan.apply_with_subqueries(|node| {
         choices |= match node {
-            LogicalPlan::Limit(_) | LogicalPlan::RecursiveQuery(_) => true,
-            LogicalPlan::Sort(sort) => sort.fetch.is_some(),
-            LogicalPlan::Window(window) => {
-                window.window_expr.iter().any(|expr| window_picks(expr, node) && partition_of(expr).is_empty())
-            }
+            LogicalPlan::RecursiveQuery(_) => true,
             LogicalPlan::Aggregate(aggregate) => {
                 aggregate.aggr_expr.iter().any(|expr| order_use(expr, aggregate.input.schema()) != OrderUse::None)
             }
@@ -123,22 +121,6 @@ fn order_use(expr: &Expr, schema: &DFSchema) -> OrderUse {
         Some(call) if exact::is_form(call.func.name()) => OrderUse::None,
         Some(call) => functions::order_use(call.func.name(), &types(&call.params.args, schema)),
         None => OrderUse::PicksRows,
-    }
-}
-
-/// Whether a window function's value depends on the order of rows that its own ORDER BY leaves open.
-fn window_picks(expr: &Expr, node: &LogicalPlan) -> bool {
-    let Some(call) = window_call(expr) else { return true };
-    let frame = &call.params.window_frame;
-    let unbounded = |bound: &WindowFrameBound| matches!(bound, WindowFrameBound::Preceding(n) | WindowFrameBound::Following(n) if n.is_null());
-    // Frames of rows cut between peers, unless they hold the whole partition.
-    let cuts = frame.units == WindowFrameUnits::Rows && !(unbounded(&frame.start_bound) && unbounded(&frame.end_bound));
-    match &call.fun {
-        WindowFunctionDefinition::WindowUDF(function) => functions::window_picks_rows(function.name()),
-        WindowFunctionDefinition::AggregateUDF(function) => {
-            let kinds = types(&call.params.args, &total::inputs_of(node));
-            cuts || functions::order_use(function.name(), &kinds) != OrderUse::None
-        }
     }
 }
 
