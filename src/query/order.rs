@@ -4,8 +4,8 @@
 //! the rows between. An engine shows that order wherever a query leaves it open: in the order of an
 //! answer, in which rows `LIMIT` or `row_number()` pick, in the last digits of a sum of floating point
 //! numbers, and in whether a guarded division is computed at all, which is decided batch by batch. Here
-//! each of these gets a total order of the columns it works on, or is decided row by row. Ties that are
-//! left are rows the query itself cannot tell apart.
+//! each of these gets a total order of the columns it works on, is added up without rounding, or is decided
+//! row by row. Ties that are left are rows the query itself cannot tell apart.
 //!
 //! Works on the optimized plan, whose columns are those really needed.
 
@@ -98,6 +98,7 @@ fn window_call(expr: &Expr) -> Option<&WindowFunction> {
     }
 }
 
+/// What divides the rows of a window function.
 fn partition_of(window: &Expr) -> &[Expr] {
     window_call(window).map_or(&[], |call| &call.params.partition_by)
 }
