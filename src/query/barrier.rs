@@ -131,8 +131,8 @@ impl UserDefinedLogicalNodeCore for ReleasedNode {
     }
 }
 
-/// Stands where a barrier would, over a table behind which nothing is hidden: filters and statistics pass, as
-/// in an engine without a gate. (Limits do not: a scan of no columns forgets them.)
+/// Stands where a barrier would, over a table behind which nothing is hidden: statistics and the filters of
+/// joins pass, as in an engine without a gate. (Limits do not: a scan of no columns forgets them.)
 #[derive(Debug)]
 pub struct WholeExec {
     input: Arc<dyn ExecutionPlan>,
@@ -197,13 +197,18 @@ impl ExecutionPlan for WholeExec {
     fn cardinality_effect(&self) -> CardinalityEffect {
         CardinalityEffect::Equal
     }
+    /// What joins and limits find out while they run passes. A caller's own filters were handed over with the
+    /// scan, in the order in which they guard each other, or stay above.
     fn gather_filters_for_pushdown(
         &self,
-        _: FilterPushdownPhase,
+        phase: FilterPushdownPhase,
         parent_filters: Vec<Arc<dyn PhysicalExpr>>,
         _: &ConfigOptions,
     ) -> Result<FilterDescription> {
-        FilterDescription::from_children(parent_filters, &self.children())
+        match phase {
+            FilterPushdownPhase::Pre => Ok(FilterDescription::all_unsupported(&parent_filters, &self.children())),
+            FilterPushdownPhase::Post => FilterDescription::from_children(parent_filters, &self.children()),
+        }
     }
 }
 
