@@ -341,6 +341,9 @@ impl Pass {
                 }
                 functions::check_arguments(call.fun.name(), &call.params.args)?;
             }
+            Expr::Like(like) if like.escape_char.is_some() => {
+                return Err(refused("unsupported", "LIKE with ESCAPE", "escape with a backslash"));
+            }
             Expr::Exists(Exists { subquery, .. }) => {
                 self.subquery(subquery, here)?;
                 return Ok(CLEAR);

@@ -99,16 +99,21 @@ impl Exact {
 
     /// Passes carries on: all digits but the last lie in 0..2^32, and the last has the sign.
     fn carry(&mut self) {
+        self.pending = 1;
+        let Some((last, others)) = self.digits.split_last_mut() else { return };
         let mut carry = 0;
-        for digit in &mut self.digits {
+        for digit in others {
             let sum = *digit + carry;
             *digit = sum & 0xffff_ffff;
             carry = sum >> 32;
         }
-        if carry != 0 {
+        *last += carry;
+        // The last keeps its sign while it is small, or negative sums would grow by a digit each time.
+        if last.unsigned_abs() >> 32 != 0 {
+            carry = *last >> 32;
+            *last &= 0xffff_ffff;
             self.digits.push(carry);
         }
-        self.pending = 1;
     }
 
     /// The double that is nearest, of two the even one.
@@ -435,6 +440,18 @@ mod tests {
         }
         assert!(sum(&[f64::INFINITY, f64::NEG_INFINITY]).is_nan());
         assert!(sum(&[f64::NAN, 1.0]).is_nan());
+    }
+
+    #[test]
+    fn negative_sums_stay_short() {
+        let mut one = Exact::default();
+        one.add(-1.5);
+        let mut sum = Exact::default();
+        for _ in 0..100_000 {
+            sum.merge(&one);
+        }
+        assert!(sum.digits.len() < 8, "{} digits", sum.digits.len());
+        assert_eq!(sum.rounded(), -150_000.0);
     }
 
     proptest! {

@@ -12,9 +12,14 @@ use datafusion::{
     prelude::lit,
 };
 
+use crate::dataset::FieldType;
+
+/// The type of a column that may be looked at below the barrier.
+pub type Clear<'a> = &'a dyn Fn(&str) -> Option<FieldType>;
+
 /// A condition that every row fulfils for which `filter` is true, as ranges of columns that `clear` admits.
 /// `None` where nothing is known.
-pub fn implied(filter: &Expr, clear: &dyn Fn(&str) -> bool) -> Option<Expr> {
+pub fn implied(filter: &Expr, clear: Clear<'_>) -> Option<Expr> {
     let again = |filter: &Expr| implied(filter, clear);
     match filter {
         Expr::BinaryExpr(BinaryExpr { left, op: Operator::And, right }) => match (again(left), again(right)) {
@@ -45,11 +50,11 @@ pub fn implied(filter: &Expr, clear: &dyn Fn(&str) -> bool) -> Option<Expr> {
             let Expr::Literal(pattern, _) = pattern.as_ref() else { return None };
             let pattern = pattern.try_as_str().flatten()?;
             let prefix = &pattern[..pattern.find(['%', '_', '\\']).unwrap_or(pattern.len())];
-            starts_with(column(expr, clear)?, prefix)
+            starts_with(column(expr, FieldType::Text, clear)?, prefix)
         }
         Expr::ScalarFunction(ScalarFunction { func, args }) => match (func.name(), args.as_slice()) {
             ("starts_with", [text, Expr::Literal(prefix, _)]) => {
-                starts_with(column(text, clear)?, prefix.try_as_str().flatten()?)
+                starts_with(column(text, FieldType::Text, clear)?, prefix.try_as_str().flatten()?)
             }
             _ => None,
         },
@@ -58,7 +63,7 @@ pub fn implied(filter: &Expr, clear: &dyn Fn(&str) -> bool) -> Option<Expr> {
 }
 
 /// A coarse form of a column compared with a literal.
-fn compared(coarse: &Expr, op: Operator, value: &ScalarValue, clear: &dyn Fn(&str) -> bool) -> Option<Expr> {
+fn compared(coarse: &Expr, op: Operator, value: &ScalarValue, clear: Clear<'_>) -> Option<Expr> {
     match coarse {
         Expr::ScalarFunction(ScalarFunction { func, args }) if op == Operator::Eq => {
             let text = match (func.name(), args.as_slice()) {
@@ -66,19 +71,20 @@ fn compared(coarse: &Expr, op: Operator, value: &ScalarValue, clear: &dyn Fn(&st
                 ("left", [text, Expr::Literal(ScalarValue::Int64(Some(width)), _)]) if *width > 0 => text,
                 _ => return None,
             };
-            starts_with(column(text, clear)?, value.try_as_str().flatten()?)
+            starts_with(column(text, FieldType::Text, clear)?, value.try_as_str().flatten()?)
         }
         Expr::Cast(Cast { expr, field }) if *field.data_type() == DataType::Date32 => {
             let ScalarValue::Date32(Some(day)) = value else { return None };
-            on_day(column(expr, clear)?, op, *day)
+            on_day(column(expr, FieldType::Timestamp, clear)?, op, *day)
         }
         _ => None,
     }
 }
 
-fn column(expr: &Expr, clear: &dyn Fn(&str) -> bool) -> Option<Expr> {
+/// The column, where it is of that type: a range of another would be compared after a cast, which may fail.
+fn column(expr: &Expr, kind: FieldType, clear: Clear<'_>) -> Option<Expr> {
     match expr {
-        Expr::Column(column) if clear(&column.name) => {
+        Expr::Column(column) if clear(&column.name) == Some(kind) => {
             Some(Expr::Column(datafusion::common::Column::from_name(&column.name)))
         }
         _ => None,
@@ -109,8 +115,8 @@ fn after(prefix: &str) -> Option<String> {
     None
 }
 
-/// A local day as a range of instants, whatever the zone: days begin at most 14 hours before those of UTC and
-/// end at most 12 hours after.
+/// A local day as a range of instants, whatever the zone: no clock has ever been set more than 16 hours from
+/// that of UTC.
 fn on_day(column: Expr, op: Operator, day: i32) -> Option<Expr> {
     const HOUR: i64 = 3_600_000_000;
     let instant = |days: i64, hours: i64| {
@@ -118,8 +124,8 @@ fn on_day(column: Expr, op: Operator, day: i32) -> Option<Expr> {
         Some(lit(ScalarValue::TimestampMicrosecond(Some(micros), Some("UTC".into()))))
     };
     let day = i64::from(day);
-    let from = instant(day, -14)?;
-    let until = instant(day + 1, 12)?;
+    let from = instant(day, -16)?;
+    let until = instant(day + 1, 16)?;
     match op {
         Operator::Eq => Some(column.clone().gt_eq(from).and(column.lt(until))),
         Operator::Gt | Operator::GtEq => Some(column.gt_eq(from)),
@@ -138,7 +144,12 @@ mod tests {
     use super::*;
 
     fn of(filter: &Expr) -> Option<String> {
-        implied(filter, &|name| name != "hidden").map(|range| range.to_string())
+        let clear = |name: &str| match name {
+            "grid" => Some(FieldType::Text),
+            "at" => Some(FieldType::Timestamp),
+            _ => None,
+        };
+        implied(filter, &clear).map(|range| range.to_string())
     }
 
     #[test]
@@ -158,14 +169,15 @@ mod tests {
     #[test]
     fn days_become_ranges_of_instants() {
         let day = |n: i32| lit(ScalarValue::Date32(Some(n)));
+        assert_eq!(of(&cast(col("grid"), DataType::Date32).eq(day(1))), None);
         let told = of(&cast(col("at"), DataType::Date32).between(day(1), day(2))).unwrap();
         let hour = 3_600_000_000_i64;
         assert_eq!(
             told,
             format!(
                 "at >= TimestampMicrosecond({}, Some(\"UTC\")) AND at < TimestampMicrosecond({}, Some(\"UTC\"))",
-                10 * hour,
-                84 * hour
+                8 * hour,
+                88 * hour
             )
         );
     }

@@ -163,7 +163,10 @@ impl GovernedTable {
 
     /// What is known of rows that pass the filter, where the filter itself stays above.
     fn implied(&self, filter: &Expr) -> Option<Expr> {
-        let clear = |name: &str| self.exposure(name) == Some(Exposure::Clear);
+        let clear = |name: &str| {
+            let field = self.dataset().field(name).filter(|field| field.identifier.is_none())?;
+            (self.exposure(name) == Some(Exposure::Clear)).then_some(field.kind)
+        };
         self.keeps_keys_whole(filter).then(|| prune::implied(filter, &clear))?
     }
 
