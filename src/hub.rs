@@ -38,7 +38,7 @@ use crate::{
     error::{Error, Refusal, Result},
     identity::{self, Credential},
     keys::Keys,
-    policy::{Exposure, Policy, PushGrant, Rows, View},
+    policy::{Caller, Exposure, Policy, PushGrant, Rows, View},
     pseudonym::Pseudonyms,
     query::{self, Engine, defences::Defences},
     store::{
@@ -604,7 +604,8 @@ impl Hub {
     }
 
     async fn end_batch(&self, batch: &BatchRecord, mut receipt: Receipt, version: Option<i64>) -> Result<Receipt> {
-        receipt.log_index = self.log.append(upload_end(batch, &receipt, receipt.status.word(), version)).await?;
+        receipt.log_index =
+            self.log.append(upload_end(&batch.caller, &batch.agency, &receipt, receipt.status.word(), version)).await?;
         sign(&mut receipt, &self.keys)?;
         let text = serde_json::to_string(&receipt).map_err(Error::internal)?;
         self.metadata.settle_batch(batch.sequence, &text)?;
@@ -613,7 +614,7 @@ impl Hub {
 
     async fn abandon_batch(&self, batch: &BatchRecord, receipt: &Receipt) -> Result<()> {
         let nothing = Receipt { rows_accepted: 0, ..receipt.clone() };
-        self.log.append(upload_end(batch, &nothing, "abandoned", None)).await?;
+        self.log.append(upload_end(&batch.caller, &batch.agency, &nothing, "abandoned", None)).await?;
         self.metadata.drop_batch(batch.sequence)
     }
 
@@ -652,18 +653,8 @@ impl Hub {
 
     /// Records a check that stored nothing: its receipt tells of rows that were there before.
     async fn record_dry_run(&self, credential: &Credential, receipt: &Receipt) -> Result<()> {
-        let event = Event::UploadEnd {
-            batch_id: receipt.batch_id.clone(),
-            dataset: receipt.dataset.clone(),
-            caller: credential.caller.id.clone(),
-            agency: credential.caller.agency.clone(),
-            outcome: "checked".into(),
-            received: receipt.rows_received,
-            accepted: receipt.rows_accepted,
-            rejected: receipt.rows_rejected,
-            duplicate: receipt.rows_duplicate,
-            version: None,
-        };
+        let Caller { id, agency, .. } = credential.caller.as_ref();
+        let event = upload_end(id, agency, receipt, "checked", None);
         self.log.append(event).await.map(drop)
     }
 
@@ -827,12 +818,12 @@ fn receipted(receipt: Receipt, again: bool) -> Result<Received> {
     }
 }
 
-fn upload_end(batch: &BatchRecord, receipt: &Receipt, outcome: &str, version: Option<i64>) -> Event {
+fn upload_end(caller: &str, agency: &str, receipt: &Receipt, outcome: &str, version: Option<i64>) -> Event {
     Event::UploadEnd {
-        batch_id: batch.batch_id.clone(),
-        dataset: batch.dataset.clone(),
-        caller: batch.caller.clone(),
-        agency: batch.agency.clone(),
+        batch_id: receipt.batch_id.clone(),
+        dataset: receipt.dataset.clone(),
+        caller: caller.to_owned(),
+        agency: agency.to_owned(),
         outcome: outcome.to_owned(),
         received: receipt.rows_received,
         accepted: receipt.rows_accepted,

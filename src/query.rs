@@ -233,11 +233,11 @@ impl Engine {
     /// # Errors
     /// [`Error::ResourceLimit`] or [`Error::DataError`]; never a value.
     pub async fn run(&self, guarded: Guarded) -> Result<Answer> {
-        let (optimized, reads) = self.prepare(&guarded)?;
         if let Some(asked) = guarded.asked() {
             let (schema, batch) = explanation(&self.optimized(guarded.state(), asked.clone())?)?;
             return Ok(Answer::seal(guarded, Reads::new(), schema, vec![batch]));
         }
+        let (optimized, reads) = self.prepare(&guarded)?;
         let failures = Failures::of(&optimized).map_err(Error::internal)?;
         let failed = |error| match self.defences.stand(Defence::ErrorWords) {
             true => plan_errors::running(&error, &failures),

@@ -59,7 +59,7 @@ pub fn settle(plan: LogicalPlan, defences: Defences) -> Result<Settled> {
         plan = plan.transform_up_with_subqueries(pick_in_order)?.data;
     }
     if defences.stand(Defence::AnswerOrder) {
-        plan = in_order_of_its_values(plan)?;
+        plan = in_total_order(plan, None)?;
     }
     Ok(Settled { plan, one_stream })
 }
@@ -96,11 +96,6 @@ fn window_call(expr: &Expr) -> Option<&WindowFunction> {
         Expr::Alias(alias) => window_call(&alias.expr),
         _ => None,
     }
-}
-
-/// What divides the rows of a window function.
-fn partition_of(window: &Expr) -> &[Expr] {
-    window_call(window).map_or(&[], |call| &call.params.partition_by)
 }
 
 /// The types of arguments. Narrow whole numbers that are cast to floating point, as the engine does for an
@@ -198,17 +193,7 @@ fn pick_in_order(node: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
                 (SkipType::Literal(skip), FetchType::Literal(fetch)) => fetch.and_then(|n| n.checked_add(skip)),
                 _ => None,
             };
-            let input = Arc::unwrap_or_clone(limit.input);
-            let input = match extend_sort(input)? {
-                Found::Sorted(plan) => plan,
-                Found::Unsorted(plan) => {
-                    let expr = total_keys(Vec::new(), plan.schema());
-                    match expr.is_empty() {
-                        true => plan,
-                        false => LogicalPlan::Sort(Sort { expr, input: Arc::new(plan), fetch }),
-                    }
-                }
-            };
+            let input = in_total_order(Arc::unwrap_or_clone(limit.input), fetch)?;
             Transformed::yes(LogicalPlan::Limit(Limit { input: Arc::new(input), ..limit }))
         }
         LogicalPlan::Sort(sort) if sort.fetch.is_some() => {
@@ -219,12 +204,12 @@ fn pick_in_order(node: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
         // that come in order, and what else is computed on the way may fail.
         LogicalPlan::Window(ref window) => {
             // All functions of one node share partition and order.
-            let mut first = Vec::new();
+            let (mut first, mut within) = (Vec::new(), Vec::new());
             if let Some(call) = window.window_expr.first().and_then(window_call) {
-                let partition = call.params.partition_by.iter().map(|expr| expr.clone().sort(true, false));
-                first = distinct_keys(&partition.chain(call.params.order_by.iter().cloned()).collect::<Vec<_>>());
+                within.clone_from(&call.params.partition_by);
+                first.extend(within.iter().map(|expr| expr.clone().sort(true, false)));
+                first.extend(call.params.order_by.iter().cloned());
             }
-            let within = window.window_expr.first().map_or(Vec::new(), |expr| partition_of(expr).to_vec());
             let input = ordered(Arc::clone(&window.input), first, within);
             Transformed::yes(node.with_new_exprs(node.expressions(), vec![input.as_ref().clone()])?)
         }
@@ -316,16 +301,16 @@ fn below(input: Arc<LogicalPlan>, around: impl FnOnce(Arc<LogicalPlan>) -> Logic
     })
 }
 
-/// The answer in the order asked for and, where that leaves ties or none was asked for, in the order of
-/// its own values.
-fn in_order_of_its_values(plan: LogicalPlan) -> Result<LogicalPlan> {
+/// The rows in the order asked for and, where that leaves ties or none was asked for, in the order of their
+/// own values; where no order was asked for, the first `fetch` of them.
+fn in_total_order(plan: LogicalPlan, fetch: Option<usize>) -> Result<LogicalPlan> {
     Ok(match extend_sort(plan)? {
         Found::Sorted(plan) => plan,
         Found::Unsorted(plan) => {
             let expr = total_keys(Vec::new(), plan.schema());
             match expr.is_empty() {
                 true => plan,
-                false => LogicalPlan::Sort(Sort { expr, input: Arc::new(plan), fetch: None }),
+                false => LogicalPlan::Sort(Sort { expr, input: Arc::new(plan), fetch }),
             }
         }
     })

@@ -360,16 +360,16 @@ impl TableProvider for GovernedTable {
     /// What goes below is applied there in full, since the scan keeps its own filter; what is only implied is not.
     fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
         let how = |filter: &&Expr| {
-            Ok(match (self.below(filter), self.implied(filter)) {
-                (Some(_), _) => TableProviderFilterPushDown::Exact,
-                (None, Some(_)) => {
-                    // A scan gets its filters without the names of tables.
-                    let plain = unqualified((*filter).clone())?;
-                    self.applied_above.lock().unwrap_or_else(PoisonError::into_inner).insert(plain);
-                    TableProviderFilterPushDown::Inexact
-                }
-                (None, None) => TableProviderFilterPushDown::Unsupported,
-            })
+            if self.below(filter).is_some() {
+                return Ok(TableProviderFilterPushDown::Exact);
+            }
+            if self.implied(filter).is_none() {
+                return Ok(TableProviderFilterPushDown::Unsupported);
+            }
+            // A scan gets its filters without the names of tables.
+            let plain = unqualified((*filter).clone())?;
+            self.applied_above.lock().unwrap_or_else(PoisonError::into_inner).insert(plain);
+            Ok(TableProviderFilterPushDown::Inexact)
         };
         filters.iter().map(how).collect()
     }
