@@ -112,6 +112,9 @@ pub enum Event {
         rows: u64,
         /// Table versions read.
         tables: BTreeMap<String, i64>,
+        /// The published versions of the tables read, where they are others: protected statistics read these.
+        #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+        published: BTreeMap<String, i64>,
         /// The exposure at which each field used was read, as `agency.table.field` to exposure.
         fields: BTreeMap<String, String>,
         /// The opaque name the caller got for the table versions.
@@ -185,4 +188,20 @@ pub enum Event {
         /// How many entries at most.
         count: u64,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_from_before_publications_read_and_write_as_they_were() {
+        let written = concat!(
+            r#"{"at":"2026-01-07T01:00:00Z","kind":"query.end","query_id":"q","begin":1,"outcome":"answered","#,
+            r#""protection":"exact","rows":2,"tables":{"cdc.cases":1},"fields":{"cdc.cases.*":"rows"},"snapshot":"s"}"#
+        );
+        let entry: Entry = serde_json::from_str(written).expect("an entry");
+        assert!(matches!(&entry.event, Event::QueryEnd { published, .. } if published.is_empty()));
+        assert_eq!(serde_json::to_string(&entry).expect("text"), written);
+    }
 }

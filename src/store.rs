@@ -6,12 +6,13 @@
 //! probes another's rows.
 
 pub mod metadata;
+pub mod publication;
 
 use std::{
     collections::{BTreeMap, HashSet},
     fs::File,
     path::{Path, PathBuf},
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, PoisonError, RwLock, RwLockWriteGuard},
 };
 
 use arrow::{
@@ -48,6 +49,7 @@ use crate::{
     error::{Error, Result},
     pseudonym::Pseudonymised,
 };
+use publication::{Publisher, Standing, Versions};
 
 /// The agency whose caller pushed a row.
 pub const SOURCE: &str = "__source";
@@ -72,12 +74,13 @@ pub struct Store {
     tables: BTreeMap<DatasetName, Table>,
     divisions: RwLock<Arc<Divisions>>,
     session: Arc<SessionState>,
+    publisher: Publisher,
 }
 
 struct Table {
     dataset: Arc<Dataset>,
     folder: PathBuf,
-    current: RwLock<DeltaTable>,
+    versions: RwLock<Versions>,
     writing: Mutex<Writing>,
 }
 
@@ -114,22 +117,44 @@ impl Prepared {
 /// The tables as they stood at one moment; cheap to hold.
 #[derive(Clone)]
 pub struct Snapshot {
-    tables: Arc<BTreeMap<DatasetName, DeltaTable>>,
+    tables: Arc<BTreeMap<DatasetName, Standing>>,
     session: Arc<SessionState>,
 }
 
 impl Snapshot {
-    /// The version of a table in this snapshot.
+    /// The version of a table in this snapshot, as row-level questions read it.
     pub fn version(&self, name: &DatasetName) -> Option<i64> {
-        self.tables.get(name)?.version().and_then(|version| i64::try_from(version).ok())
+        i64::try_from(version_of(&self.tables.get(name)?.current)).ok()
     }
 
-    /// A table of this snapshot for the query engine.
+    /// The version of a table in this snapshot, as protected statistics read it: 0, which has no rows,
+    /// while nothing is published.
+    pub fn published_version(&self, name: &DatasetName) -> Option<i64> {
+        i64::try_from(version_of(&self.tables.get(name)?.published)).ok()
+    }
+
+    /// A table of this snapshot for the query engine, as it stands.
     ///
     /// # Errors
     /// Only a fault of the hub.
     pub async fn provider(&self, name: &DatasetName) -> Result<Arc<dyn TableProvider>> {
-        let table = self.tables.get(name).ok_or_else(|| Error::internal("a dataset without a table"))?;
+        self.readable(&self.standing(name)?.current).await
+    }
+
+    /// A table of this snapshot as it was last published ([`publication`]), with the same columns; without
+    /// rows while it never was.
+    ///
+    /// # Errors
+    /// Only a fault of the hub.
+    pub async fn published(&self, name: &DatasetName) -> Result<Arc<dyn TableProvider>> {
+        self.readable(&self.standing(name)?.published).await
+    }
+
+    fn standing(&self, name: &DatasetName) -> Result<&Standing> {
+        self.tables.get(name).ok_or_else(|| Error::internal("a dataset without a table"))
+    }
+
+    async fn readable(&self, table: &DeltaTable) -> Result<Arc<dyn TableProvider>> {
         let provider = table.table_provider().with_session(Arc::clone(&self.session)).await;
         provider.map_err(Error::internal)
     }
@@ -139,25 +164,31 @@ impl Store {
     /// Opens the tables of all datasets below `folder`, making those that are not there.
     ///
     /// # Errors
-    /// [`Error::Setup`] where a table cannot be opened or its columns are not those of its contract.
-    pub async fn open(folder: &Path, datasets: &Datasets, runtime: Arc<RuntimeEnv>) -> Result<Self> {
+    /// [`Error::Setup`] where a table cannot be opened, its columns are not those of its contract, or it is
+    /// older than what is remembered of it.
+    pub async fn open(
+        folder: &Path,
+        datasets: &Datasets,
+        runtime: Arc<RuntimeEnv>,
+        publisher: Publisher,
+    ) -> Result<Self> {
         let mut tables = BTreeMap::new();
         for (name, dataset) in datasets {
             let folder = folder.join(name.to_string());
             let table = open_table(&folder, dataset).await?;
-            tables.insert(
-                name.clone(),
-                Table { dataset: Arc::clone(dataset), folder, current: RwLock::new(table), writing: Mutex::default() },
-            );
+            let versions = RwLock::new(Versions::open(table, &folder, name, &publisher).await?);
+            let table = Table { dataset: Arc::clone(dataset), folder, versions, writing: Mutex::default() };
+            tables.insert(name.clone(), table);
         }
-        let store = Self { tables, divisions: RwLock::default(), session: session(runtime) };
+        let store = Self { tables, divisions: RwLock::default(), session: session(runtime), publisher };
         store.refresh_divisions().await?;
         Ok(store)
     }
 
-    /// The tables as they stand now.
+    /// The tables as they stand now, what is due published.
     pub fn snapshot(&self) -> Snapshot {
-        let tables = self.tables.iter().map(|(name, table)| (name.clone(), table.current())).collect();
+        let now = self.publisher.now();
+        let tables = self.tables.iter().map(|(name, table)| (name.clone(), table.versions().standing(now))).collect();
         Snapshot { tables: Arc::new(tables), session: Arc::clone(&self.session) }
     }
 
@@ -203,7 +234,11 @@ impl Store {
 
 impl Table {
     fn current(&self) -> DeltaTable {
-        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.versions.read().unwrap_or_else(PoisonError::into_inner).current()
+    }
+
+    fn versions(&self) -> RwLockWriteGuard<'_, Versions> {
+        self.versions.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -239,6 +274,8 @@ impl Writer<'_> {
     /// [`Error::ResourceLimit`] where the disk is full, else a fault of the hub. Then nothing was stored.
     pub async fn commit(&mut self, batch: Prepared, batch_id: &str, sequence: i64) -> Result<i64> {
         let Prepared { rows, digests, source, .. } = batch;
+        let now = self.store.publisher.now();
+        let changed = self.store.publisher.changed(&self.table.dataset, &rows, &digests)?;
         let count = rows.num_rows();
         let mut columns = rows.columns().to_vec();
         columns.push(Arc::new(StringArray::from(vec![source.as_str(); count])) as ArrayRef);
@@ -272,30 +309,33 @@ impl Writer<'_> {
                 }
             }
         };
-        let version = table.version().and_then(|v| i64::try_from(v).ok()).unwrap_or_default();
-        *self.table.current.write().unwrap_or_else(PoisonError::into_inner) = table;
+        let version = version_of(&table);
         if let Some(known) = &mut self.writing.digests {
             known.extend(digests);
         }
-        // INVARIANT: success is reported only when the commit would survive a power cut.
+        // INVARIANT: success is reported, and the version read and counted, only when the commit would survive
+        // a power cut.
         make_durable(&self.table.folder, version).map_err(|e| io_error(&e))?;
+        let publication = self.table.versions().committed(table, changed, now);
+        self.store.publisher.keep(&self.table.dataset.name, &publication)?;
         if self.table.dataset.fields.iter().any(|field| field.division == Some(DivisionRule::Defines)) {
             self.store.refresh_divisions().await?;
         }
-        Ok(version)
+        i64::try_from(version).map_err(Error::internal)
     }
 
     /// A version that holds the batch committed under `sequence`, if there is one; made durable before it
     /// is told. Looks for the rows themselves, since later batches of the source may have been committed.
     ///
     /// # Errors
-    /// A fault of the disk.
+    /// A fault of the disk or the database.
     pub async fn find(&mut self, sequence: i64) -> Result<Option<i64>> {
         // The commit may have landed after the hub stopped looking.
         let mut table = self.table.current();
         table.update_state().await.map_err(Error::internal)?;
-        *self.table.current.write().unwrap_or_else(PoisonError::into_inner) = table.clone();
         self.writing.digests = None;
+        let Table { dataset, folder, .. } = self.table;
+        self.table.versions().catch_up(table.clone(), folder, &dataset.name, &self.store.publisher)?;
         let mut found = false;
         for batch in self.store.read(&table, ARRIVAL).await? {
             let arrivals = batch.column(0).as_primitive_opt::<Int64Type>();
@@ -304,11 +344,7 @@ impl Writer<'_> {
         if !found {
             return Ok(None);
         }
-        let version = table.version().and_then(|version| i64::try_from(version).ok()).unwrap_or_default();
-        for version in 0..=version {
-            make_durable(&self.table.folder, version).map_err(|e| io_error(&e))?;
-        }
-        Ok(Some(version))
+        i64::try_from(version_of(&table)).map(Some).map_err(Error::internal)
     }
 
     async fn read_digests(&self) -> Result<HashSet<[u8; WIDTH]>> {
@@ -339,6 +375,11 @@ fn file_layout(dataset: &Dataset, rows: usize) -> WriterProperties {
             .set_column_bloom_filter_max_ndv(column, rows.min(ROW_GROUP) as u64);
     }
     layout.build()
+}
+
+/// The version of an open table.
+fn version_of(table: &DeltaTable) -> u64 {
+    table.version().unwrap_or_default()
 }
 
 fn application_of(source: &str) -> String {
@@ -428,7 +469,7 @@ async fn open_table(folder: &Path, dataset: &Dataset) -> Result<DeltaTable> {
 }
 
 /// Flushes a commit and the files it names; the local store renames and links without flushing.
-fn make_durable(folder: &Path, version: i64) -> std::io::Result<()> {
+fn make_durable(folder: &Path, version: u64) -> std::io::Result<()> {
     let log = folder.join("_delta_log");
     let commit = log.join(format!("{version:020}.json"));
     let text = std::fs::read_to_string(&commit)?;

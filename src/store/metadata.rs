@@ -1,5 +1,6 @@
-//! What the hub must remember besides rows: tokens, batches, the text of questions, and what the command
-//! line wants logged. SQLite in the data folder; no identifier and no plain SQL goes in.
+//! What the hub must remember besides rows: tokens, batches, the text of questions, what is published, what
+//! protected statistics released, and what the command line wants logged. SQLite in the data folder; no
+//! identifier and no plain SQL goes in.
 
 use std::{
     path::Path,
@@ -8,11 +9,17 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, params, types::Type};
 
+use super::publication::Publication;
 use crate::{
     audit::Event,
+    dataset::layout::WIDTH,
     error::{Error, Result},
+    release::{
+        ledger::{Outcome, Representative},
+        sketch::Sketch,
+    },
 };
 
 const SCHEMA: &str = "
@@ -26,6 +33,17 @@ const SCHEMA: &str = "
         receipt TEXT NOT NULL, UNIQUE (agency, dataset, batch_id)) STRICT;
     CREATE TABLE IF NOT EXISTS questions (query_id TEXT PRIMARY KEY, sealed BLOB NOT NULL) STRICT;
     CREATE TABLE IF NOT EXISTS unlogged (id INTEGER PRIMARY KEY AUTOINCREMENT, event TEXT NOT NULL) STRICT;
+    CREATE TABLE IF NOT EXISTS publications (
+        dataset TEXT PRIMARY KEY, version INTEGER, counted INTEGER NOT NULL, since INTEGER,
+        pending BLOB NOT NULL) STRICT;
+    CREATE TABLE IF NOT EXISTS representatives (
+        id INTEGER PRIMARY KEY, kind TEXT NOT NULL, subjects INTEGER NOT NULL, sketch BLOB NOT NULL,
+        value BLOB, sd BLOB) STRICT;
+    CREATE TABLE IF NOT EXISTS charges (
+        column_name TEXT NOT NULL, definition BLOB NOT NULL, PRIMARY KEY (column_name, definition))
+        STRICT, WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS populations (
+        dataset TEXT PRIMARY KEY, version INTEGER NOT NULL, subjects INTEGER NOT NULL) STRICT;
 ";
 
 /// The metadata database.
@@ -271,6 +289,118 @@ impl Metadata {
         self.connection().execute("DELETE FROM unlogged WHERE id = ?1", [id]).map_err(fault)?;
         Ok(())
     }
+
+    /// What is published of a dataset, and what waits; nothing where nothing was ever committed.
+    ///
+    /// # Errors
+    /// A fault of the database.
+    pub fn publication(&self, dataset: &str) -> Result<Publication> {
+        let sql = "SELECT version, counted, since, pending FROM publications WHERE dataset = ?1";
+        let publication = self.connection().query_row(sql, [dataset], read_publication).optional().map_err(fault)?;
+        Ok(publication.unwrap_or_default())
+    }
+
+    /// Remembers what is published of a dataset, and what waits.
+    ///
+    /// # Errors
+    /// A fault of the database.
+    pub fn keep_publication(&self, dataset: &str, publication: &Publication) -> Result<()> {
+        let sql = "INSERT INTO publications VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (dataset)
+                   DO UPDATE SET version = ?2, counted = ?3, since = ?4, pending = ?5";
+        let Publication { version, counted, since, pending } = publication;
+        let since = since.map(|since| since.timestamp_millis());
+        let pending: Vec<u8> = pending.iter().flatten().copied().collect();
+        let version = version.map(whole).transpose()?;
+        self.connection().execute(sql, params![dataset, version, whole(*counted)?, since, pending]).map_err(fault)?;
+        Ok(())
+    }
+
+    /// All representatives of released and withheld cells with their kinds, oldest first.
+    ///
+    /// # Errors
+    /// A fault of the database.
+    pub fn representatives(&self) -> Result<Vec<(String, Representative)>> {
+        let connection = self.connection();
+        let sql = "SELECT kind, id, subjects, sketch, value, sd FROM representatives ORDER BY id";
+        let mut statement = connection.prepare(sql).map_err(fault)?;
+        let representatives = statement.query_map([], read_representative).map_err(fault)?.collect::<Result<_, _>>();
+        representatives.map_err(fault)
+    }
+
+    /// All released cell definitions, as pairs of column and definition.
+    ///
+    /// # Errors
+    /// A fault of the database.
+    pub fn charges(&self) -> Result<Vec<(String, [u8; WIDTH])>> {
+        let connection = self.connection();
+        let mut statement = connection.prepare("SELECT column_name, definition FROM charges").map_err(fault)?;
+        let charges = statement.query_map([], read_charge).map_err(fault)?.collect::<Result<_, _>>();
+        charges.map_err(fault)
+    }
+
+    /// Remembers what one query decided, all of it or nothing: new representatives with their kinds, and
+    /// pairs of column and definition released for the first time.
+    ///
+    /// # Errors
+    /// A fault of the database; also where an id or a pair is taken.
+    pub fn record_cells<'a>(
+        &self,
+        cells: impl Iterator<Item = (&'a str, &'a Representative)>,
+        charges: &[(String, [u8; WIDTH])],
+    ) -> Result<()> {
+        let mut connection = self.connection();
+        let change = connection.transaction().map_err(fault)?;
+        add_representatives(&change, cells)?;
+        add_charges(&change, charges)?;
+        change.commit().map_err(fault)
+    }
+
+    /// How many subjects a dataset had, and the version in which they were counted.
+    ///
+    /// # Errors
+    /// A fault of the database.
+    pub fn population(&self, dataset: &str) -> Result<Option<(i64, u64)>> {
+        let sql = "SELECT version, subjects FROM populations WHERE dataset = ?1";
+        self.connection().query_row(sql, [dataset], read_population).optional().map_err(fault)
+    }
+
+    /// Remembers how many subjects a dataset has in a version.
+    ///
+    /// # Errors
+    /// A fault of the database.
+    pub fn remember_population(&self, dataset: &str, version: i64, subjects: u64) -> Result<()> {
+        let sql = "INSERT INTO populations VALUES (?1, ?2, ?3)
+                   ON CONFLICT (dataset) DO UPDATE SET version = ?2, subjects = ?3";
+        self.connection().execute(sql, params![dataset, version, whole(subjects)?]).map_err(fault)?;
+        Ok(())
+    }
+}
+
+fn add_representatives<'a>(
+    change: &rusqlite::Transaction<'_>,
+    cells: impl Iterator<Item = (&'a str, &'a Representative)>,
+) -> Result<()> {
+    let mut insert = change.prepare("INSERT INTO representatives VALUES (?1, ?2, ?3, ?4, ?5, ?6)").map_err(fault)?;
+    for (kind, cell) in cells {
+        let sketch = cell.sketch.bytes();
+        let value = cell.outcome.map(|outcome| outcome.value.to_le_bytes());
+        let sd = cell.outcome.map(|outcome| outcome.sd.to_le_bytes());
+        insert.execute(params![cell.id, kind, whole(cell.subjects)?, &sketch[..], value, sd]).map_err(fault)?;
+    }
+    Ok(())
+}
+
+fn add_charges(change: &rusqlite::Transaction<'_>, charges: &[(String, [u8; WIDTH])]) -> Result<()> {
+    let mut insert = change.prepare("INSERT INTO charges VALUES (?1, ?2)").map_err(fault)?;
+    for (column, definition) in charges {
+        insert.execute(params![column, definition]).map_err(fault)?;
+    }
+    Ok(())
+}
+
+/// SQLite's integers have a sign.
+fn whole(number: u64) -> Result<i64> {
+    i64::try_from(number).map_err(Error::internal)
 }
 
 fn queue(change: &rusqlite::Transaction<'_>, event: &Event) -> Result<()> {
@@ -303,6 +433,40 @@ fn read_batch(row: &rusqlite::Row<'_>) -> rusqlite::Result<BatchRecord> {
         done: row.get("done")?,
         receipt: row.get("receipt")?,
     })
+}
+
+fn read_publication(row: &rusqlite::Row<'_>) -> rusqlite::Result<Publication> {
+    let pending: Vec<u8> = row.get("pending")?;
+    Ok(Publication {
+        version: row.get::<_, Option<i64>>("version")?.map(i64::unsigned_abs),
+        counted: row.get::<_, i64>("counted")?.unsigned_abs(),
+        since: row.get::<_, Option<i64>>("since")?.and_then(DateTime::from_timestamp_millis),
+        pending: pending.chunks_exact(WIDTH).filter_map(|subject| <[u8; WIDTH]>::try_from(subject).ok()).collect(),
+    })
+}
+
+fn read_representative(row: &rusqlite::Row<'_>) -> rusqlite::Result<(String, Representative)> {
+    let sketch: Vec<u8> = row.get("sketch")?;
+    let sketch = Sketch::from_bytes(&sketch)
+        .ok_or_else(|| rusqlite::Error::FromSqlConversionFailure(3, Type::Blob, "no sketch".into()))?;
+    let value: Option<[u8; 16]> = row.get("value")?;
+    let sd: Option<[u8; 8]> = row.get("sd")?;
+    let outcome = value.zip(sd);
+    let representative = Representative {
+        id: row.get("id")?,
+        subjects: row.get::<_, i64>("subjects")?.unsigned_abs(),
+        sketch,
+        outcome: outcome.map(|(value, sd)| Outcome { value: i128::from_le_bytes(value), sd: f64::from_le_bytes(sd) }),
+    };
+    Ok((row.get("kind")?, representative))
+}
+
+fn read_charge(row: &rusqlite::Row<'_>) -> rusqlite::Result<(String, [u8; WIDTH])> {
+    Ok((row.get("column_name")?, row.get("definition")?))
+}
+
+fn read_population(row: &rusqlite::Row<'_>) -> rusqlite::Result<(i64, u64)> {
+    Ok((row.get("version")?, row.get::<_, i64>("subjects")?.unsigned_abs()))
 }
 
 fn fault(error: rusqlite::Error) -> Error {
