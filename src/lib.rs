@@ -17,7 +17,8 @@
 //! - [`dataset`] says what a dataset is; contracts in `schemas/` become its types.
 //! - [`validate`] and [`pseudonym`] are the way in; [`store`] keeps what they made.
 //! - [`identity`] and [`policy`] say who is asking and what it may see.
-//! - [`query`] and [`disclose`] are the way out: the access gate and the disclosure gate.
+//! - [`query`] and [`disclose`] are the way out: the access gate and the disclosure gate, with [`release`], the
+//!   arithmetic of protected statistics and the ledger of what was let out.
 //! - [`audit`] is the log, [`keys`] the secrets, [`error`] what can go wrong.
 //! - [`front`] and [`cli`] translate; [`client`] is the other side of the wire, [`demo`] all of it at once.
 //!
@@ -38,5 +39,6 @@ pub mod keys;
 pub mod policy;
 pub mod pseudonym;
 pub mod query;
+pub mod release;
 pub mod store;
 pub mod validate;
