@@ -103,6 +103,11 @@ impl Dataset {
         self.field(name).filter(|field| field.identifier.is_none() && field.class != FieldClass::FreeText)
     }
 
+    /// Whether no field of it names anybody, as in the register of divisions.
+    pub fn is_about_nobody(&self) -> bool {
+        self.subject.is_none() && self.fields.iter().all(|field| field.identifier.is_none())
+    }
+
     /// The fields that are kept: all but free text.
     pub fn stored_fields(&self) -> impl Iterator<Item = &Field> {
         self.fields.iter().filter(|field| field.class != FieldClass::FreeText)
@@ -160,6 +165,10 @@ pub struct Field {
     pub allowed: Option<BTreeSet<String>>,
     /// The smallest and largest value allowed; for sealed measures, the clamp.
     pub bounds: Option<(f64, f64)>,
+    /// For bounded numbers: the public value from which noise on their sums and means is measured. What a person
+    /// contributes is the value less this one, so that noise is in proportion to what varies and not to the size.
+    /// Where the contract names none, the value within bounds that is nearest to 0.
+    pub centre: Option<f64>,
     /// For division codes: which must exist.
     pub division: Option<DivisionRule>,
 }
@@ -272,7 +281,7 @@ pub enum Generalise {
 }
 
 /// A coarse form registered for protected statistics.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Bin {
     /// The field's own values, which are few.
     Value,
@@ -286,6 +295,70 @@ pub enum Bin {
     Year,
     /// The first characters of a code.
     Prefix(u32),
+    /// Bands of numbers of that width, counted from 0, the lower end in and the upper end out: 1, 2, 5, 10, 20,
+    /// 50 and so on.
+    Band(u32),
+    /// Numbers from each edge up to the next, the edge itself in; below the first and from the last on, one bin
+    /// each.
+    Edges(Edges),
+}
+
+/// Increasing numbers that cut a scale into bins. Exact; cheap to clone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Edges {
+    scale: u32,
+    numbers: Arc<[i128]>,
+}
+
+impl Edges {
+    /// Most digits of an edge before and after the point, so that it can be counted in any unit.
+    const DIGITS: usize = 18;
+
+    /// Reads `37.3|38|39`; `None` where one of them is no plain decimal, or not above the one before it.
+    pub fn parse(text: &str) -> Option<Self> {
+        let parts = text.split('|').map(Self::digits).collect::<Option<Vec<_>>>()?;
+        let scale = parts.iter().map(|(_, scale)| *scale).max()?;
+        let numbers: Vec<i128> = parts.iter().map(|(number, own)| number * 10_i128.pow(scale - own)).collect();
+        numbers.is_sorted_by(|one, next| one < next).then(|| Self { scale, numbers: numbers.into() })
+    }
+
+    /// A decimal as a whole number of its last digit's units, and how many digits after the point it has.
+    fn digits(text: &str) -> Option<(i128, u32)> {
+        let (whole, fraction) = match text.split_once('.') {
+            Some((_, "")) => return None,
+            Some((whole, fraction)) => (whole, fraction.trim_end_matches('0')),
+            None => (text, ""),
+        };
+        let digits = whole.strip_prefix('-').unwrap_or(whole);
+        let plain = |part: &str| part.len() <= Self::DIGITS && part.bytes().all(|b| b.is_ascii_digit());
+        if digits.is_empty() || !plain(digits) || !plain(fraction) {
+            return None;
+        }
+        Some((format!("{whole}{fraction}").parse().ok()?, fraction.len() as u32))
+    }
+
+    /// How many digits after the point the finest of them has.
+    pub fn scale(&self) -> u32 {
+        self.scale
+    }
+
+    /// Whether one of them is `number`, counted in units of 10^-`scale`.
+    pub fn has(&self, number: i128, scale: u32) -> bool {
+        let Some(unit) = scale.checked_sub(self.scale).and_then(|finer| 10_i128.checked_pow(finer)) else {
+            return false;
+        };
+        self.numbers.iter().any(|edge| edge.checked_mul(unit) == Some(number))
+    }
+
+    /// Each of them as the shortest decimal.
+    pub fn texts(&self) -> impl Iterator<Item = String> {
+        let (scale, unit) = (self.scale as usize, 10_u128.pow(self.scale));
+        self.numbers.iter().map(move |number| {
+            let (sign, size) = (if *number < 0 { "-" } else { "" }, number.unsigned_abs());
+            let text = format!("{sign}{}.{:0scale$}", size / unit, size % unit);
+            text.trim_end_matches('0').trim_end_matches('.').to_owned()
+        })
+    }
 }
 
 /// Which division codes a field may hold.
@@ -303,3 +376,23 @@ pub enum DivisionRule {
 
 /// All datasets of a hub, by name.
 pub type Datasets = BTreeMap<DatasetName, Arc<Dataset>>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn edges_are_exact_and_increase() {
+        let edges = Edges::parse("-2|-0.50|0|37.3|38").unwrap();
+        assert_eq!(edges.texts().collect::<Vec<_>>(), ["-2", "-0.5", "0", "37.3", "38"]);
+        assert_eq!(edges.scale(), 1);
+        assert!(edges.has(373, 1) && edges.has(3_730, 2) && edges.has(-5, 1) && edges.has(0, 3));
+        assert!(!edges.has(37, 0) && !edges.has(374, 1) && !edges.has(3_731, 2) && !edges.has(5, 1));
+        assert_eq!(Edges::parse("10|20").unwrap().texts().collect::<Vec<_>>(), ["10", "20"]);
+        for wrong in
+            ["", "1|", "|1", "2|1", "1|1", "1|1.0", "a", "1e3", "+1", ".5", "5.", "-", "1,5", "9999999999999999999"]
+        {
+            assert_eq!(Edges::parse(wrong), None, "{wrong}");
+        }
+    }
+}

@@ -14,7 +14,7 @@ use serde::{Deserialize, de::IgnoredAny};
 use serde_saphyr::Spanned;
 
 use super::{
-    Bin, ChangeMode, Dataset, DatasetName, Datasets, DivisionRule, Field, FieldClass, FieldType, Generalise,
+    Bin, ChangeMode, Dataset, DatasetName, Datasets, DivisionRule, Edges, Field, FieldClass, FieldType, Generalise,
     Identifier, IdentifierKind, OnInvalid, is_sql_name,
 };
 use crate::error::{Error, Result};
@@ -191,6 +191,7 @@ struct CustomProperty {
 enum Value {
     Text(String),
     List(Vec<String>),
+    Number(f64),
 }
 
 /// The hub's own keys of one table or field, each taken once; what is left over is unknown.
@@ -204,6 +205,7 @@ impl Keys<'_> {
         let Some((line, value)) = self.left.remove(key) else { return Ok(None) };
         match value.value {
             Value::Text(text) => Ok(Some((line, text))),
+            Value::Number(number) => Ok(Some((line, number.to_string()))),
             Value::List(_) => Err(self.reader.fault(line, format!("`{key}` takes one word"))),
         }
     }
@@ -214,6 +216,7 @@ impl Keys<'_> {
             line,
             match value.value {
                 Value::Text(text) => vec![text],
+                Value::Number(number) => vec![number.to_string()],
                 Value::List(list) => list,
             },
         )))
@@ -496,12 +499,18 @@ impl Reader<'_> {
         if let Some((line, words)) = keys.list("gridhub.bins")? {
             for word in words {
                 bins.push(
-                    bin(&word, kind)
-                        .filter(|_| identifier.is_none())
-                        .ok_or_else(|| self.fault(line, format!("`{word}` is no bin of a field of this type")))?,
+                    bin(&word, kind).filter(|_| identifier.is_none()).ok_or_else(|| self.fault(line, no_bin(&word)))?,
                 );
             }
         }
+        let centre = match keys.text("gridhub.centre")? {
+            None => bounds.map(|_| 0.0),
+            Some((line, word)) => {
+                let within = |number: &f64| bounds.is_some_and(|(low, high)| *number >= low && *number <= high);
+                let number = word.parse::<f64>().ok().filter(within);
+                Some(number.ok_or_else(|| self.fault(line, "centre is a number between minimum and maximum"))?)
+            }
+        };
         keys.finish()?;
         Ok(Field {
             name,
@@ -514,6 +523,7 @@ impl Reader<'_> {
             bins,
             allowed,
             bounds,
+            centre,
             division,
         })
     }
@@ -587,16 +597,112 @@ fn generalise(word: &str, kind: FieldType) -> Option<Generalise> {
 
 fn bin(word: &str, kind: FieldType) -> Option<Bin> {
     let dated = matches!(kind, FieldType::Date | FieldType::Timestamp);
+    let numeric = matches!(kind, FieldType::Integer(_) | FieldType::Decimal(..) | FieldType::Double);
+    // How many digits after the point a value of the type can have.
+    let scale = match kind {
+        FieldType::Decimal(_, scale) => u32::try_from(scale).unwrap_or(0),
+        FieldType::Double => u32::MAX,
+        _ => 0,
+    };
     match word {
         "value" if kind != FieldType::Timestamp => Some(Bin::Value),
         "day" if dated => Some(Bin::Day),
         "week" if dated => Some(Bin::Week),
         "month" if dated => Some(Bin::Month),
         "year" if dated => Some(Bin::Year),
-        _ if kind == FieldType::Text => {
-            let width = word.strip_prefix("prefix:")?.parse().ok()?;
-            (width > 0).then_some(Bin::Prefix(width))
+        _ => match word.split_once(':')? {
+            ("prefix", width) if kind == FieldType::Text => {
+                width.parse::<u32>().ok().filter(|width| *width > 0).map(Bin::Prefix)
+            }
+            ("band", width) if numeric => width.parse::<u32>().ok().filter(|width| is_round(*width)).map(Bin::Band),
+            ("edges", list) if numeric => Edges::parse(list).filter(|edges| edges.scale() <= scale).map(Bin::Edges),
+            _ => None,
+        },
+    }
+}
+
+/// Whether the number is 1, 2 or 5, or one of them with zeros.
+fn is_round(mut number: u32) -> bool {
+    while number > 0 && number.is_multiple_of(10) {
+        number /= 10;
+    }
+    matches!(number, 1 | 2 | 5)
+}
+
+/// What is wrong with a bin.
+fn no_bin(word: &str) -> String {
+    match word.split_once(':') {
+        Some(("band", _)) => format!("`{word}` is no bin: bands of numbers are 1, 2, 5, 10, 20, 50 and so on wide"),
+        Some(("edges", _)) => {
+            format!("`{word}` is no bin: edges are increasing numbers of the field's own type, as in `edges:1|5|20`")
         }
-        _ => None,
+        _ => format!("`{word}` is no bin of a field of this type"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A contract of one field of that type with bounds 30 to 45, and the hub's own keys below it.
+    fn with(physical: &str, logical: &str, keys: &[&str]) -> Result<Field> {
+        let mut text = "apiVersion: v3.1.0\nkind: DataContract\nid: lab.samples\nname: samples\nversion: 1.0.0\n\
+                        status: active\nschema:\n  - name: samples\n    properties:\n      - name: x\n"
+            .to_owned();
+        text.push_str(&format!("        logicalType: {logical}\n        physicalType: \"{physical}\"\n"));
+        if matches!(logical, "integer" | "number") {
+            text.push_str("        logicalTypeOptions: {minimum: 30, maximum: 45}\n");
+        }
+        text.push_str("        customProperties:\n");
+        for key in keys {
+            text.push_str(&format!("          - {{property: gridhub.{key}}}\n"));
+        }
+        let dataset = parse(Path::new("lab.samples.odcs.yaml"), &text)?;
+        Ok(dataset.fields.into_iter().next().unwrap())
+    }
+
+    #[test]
+    fn numbers_are_cut_by_bands_and_edges() {
+        let field = with("decimal(4,1)", "number", &["bins, value: [\"band:5\", \"edges:37.3|38|39\"]"]).unwrap();
+        assert_eq!(field.bins, [Bin::Band(5), Bin::Edges(Edges::parse("37.3|38|39").unwrap())]);
+        let field = with("int16", "integer", &["bins, value: \"edges:31|40\""]).unwrap();
+        assert_eq!(field.bins, [Bin::Edges(Edges::parse("31|40").unwrap())]);
+        assert!(with("double", "number", &["bins, value: [\"band:200\", \"edges:37.31\"]"]).is_ok());
+        for (physical, logical, bin) in [
+            ("decimal(4,1)", "number", "edges:38|37.3"),
+            ("decimal(4,1)", "number", "edges:37|37"),
+            ("decimal(4,1)", "number", "edges:37.31|38"),
+            ("decimal(4,1)", "number", "edges:"),
+            ("decimal(4,1)", "number", "band:3"),
+            ("decimal(4,1)", "number", "band:0"),
+            ("decimal(4,1)", "number", "band:2.5"),
+            ("int16", "integer", "edges:37.5"),
+            ("string", "string", "edges:1|2"),
+            ("string", "string", "band:5"),
+            ("date", "date", "band:5"),
+            ("timestamp", "timestamp", "edges:1"),
+        ] {
+            let fault = with(physical, logical, &[&format!("bins, value: [\"{bin}\"]")]).unwrap_err();
+            let expected = if matches!(logical, "integer" | "number") { 15 } else { 14 };
+            assert!(matches!(fault, Error::Setup { line: Some(line), .. } if line == expected), "{bin}: {fault:?}");
+            assert!(fault.to_string().contains(&format!("`{bin}` is no bin")), "{fault}");
+        }
+    }
+
+    #[test]
+    fn noise_is_measured_from_a_centre_within_bounds() {
+        let centre = |keys: &[&str]| with("decimal(4,1)", "number", keys).map(|field| field.centre);
+        assert_eq!(centre(&["centre, value: \"36.8\""]).unwrap(), Some(36.8));
+        assert_eq!(centre(&["centre, value: 36.8"]).unwrap(), Some(36.8));
+        assert_eq!(centre(&["centre, value: 37"]).unwrap(), Some(37.0));
+        // Without one, what lies nearest to 0.
+        assert_eq!(centre(&["bins, value: [\"band:5\"]"]).unwrap(), Some(0.0));
+        assert_eq!(with("string", "string", &["bins, value: [value]"]).unwrap().centre, None);
+        for wrong in ["\"29.9\"", "\"45.1\"", "\"warm\"", "\"NaN\"", "[\"36\", \"37\"]"] {
+            let fault = centre(&[&format!("centre, value: {wrong}")]).unwrap_err();
+            assert!(matches!(fault, Error::Setup { line: Some(15), .. }), "{wrong}: {fault}");
+        }
+        let fault = with("string", "string", &["centre, value: \"1\""]).unwrap_err();
+        assert!(matches!(fault, Error::Setup { line: Some(14), .. }), "{fault}");
     }
 }

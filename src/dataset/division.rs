@@ -9,6 +9,15 @@ use std::collections::HashSet;
 /// The lengths a canonical code can have, from province to grid.
 pub const LENGTHS: [usize; 6] = [2, 4, 6, 9, 12, 15];
 
+/// The levels that callers name, each with the length of its codes.
+pub const LEVELS: [(&str, usize); 5] =
+    [("city", 4), ("district", 6), ("subdistrict", 9), ("community", 12), ("grid", 15)];
+
+/// The length of a code of that level; `None` where it is the name of no level.
+pub fn width(level: &str) -> Option<usize> {
+    LEVELS.iter().find(|(name, _)| *name == level).map(|(_, width)| *width)
+}
+
 /// The canonical form of a code: trimmed, digits only, zero padding of whole levels removed. `None`
 /// where it is no division code.
 pub fn canonical(text: &str) -> Option<String> {
@@ -62,6 +71,13 @@ impl Divisions {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn levels_are_lengths_of_codes() {
+        assert!(LEVELS.iter().all(|(_, width)| LENGTHS.contains(width)));
+        assert_eq!(width("subdistrict"), Some(9));
+        assert_eq!(width("street"), None);
+    }
 
     #[test]
     fn padding_is_taken_off_by_whole_levels() {

@@ -1,4 +1,5 @@
-//! The functions callers may use, and what each may do: one table of every function the engine has.
+//! The functions callers may use, and what each may do: one table of every function the engine has, and of
+//! those the hub adds to them.
 //!
 //! What has no class is refused by name wherever it turns up in a plan, so a new version of the engine adds
 //! nothing by itself; a test names what it brought. A class is judged by the engine's source, not its manual.
@@ -12,7 +13,11 @@ use datafusion::{
     logical_expr::{AggregateUDF, Expr, ScalarUDF, WindowUDF},
 };
 
-use crate::error::{Error, Result};
+use super::division;
+use crate::{
+    dataset::division::{LEVELS, width},
+    error::{Error, Result},
+};
 
 /// What a function may do to the promise that rows a caller may not see leave no trace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,9 +43,9 @@ type Table = &'static [(Class, &'static [&'static str])];
 const SCALAR: Table = &[
     // Text. Upper, lower and initcap can make one character three, translate one byte four.
     (Class::Total, &[
-        "ascii", "bit_length", "btrim", "character_length", "contains", "ends_with", "find_in_set", "initcap", "left",
-        "lower", "ltrim", "octet_length", "reverse", "right", "rtrim", "starts_with", "strpos", "substr_index",
-        "to_hex", "translate", "upper",
+        "ascii", "bit_length", "btrim", "character_length", "contains", "division", "ends_with", "find_in_set",
+        "initcap", "left", "lower", "ltrim", "octet_length", "reverse", "right", "rtrim", "starts_with", "strpos",
+        "substr_index", "to_hex", "translate", "upper",
     ]),
     // Numbers: IEEE 754 answers everything with a number, an infinity or NaN.
     (Class::Total, &[
@@ -123,9 +128,8 @@ const WINDOW: Table = &[
     (Class::Fallible, &["lag", "lead", "nth_value", "ntile"]),
 ];
 
-static SCALAR_FUNCTIONS: LazyLock<Vec<Arc<ScalarUDF>>> = LazyLock::new(|| {
-    SessionStateDefaults::default_scalar_functions().into_iter().filter(|f| allows_scalar(f.name())).collect()
-});
+static SCALAR_FUNCTIONS: LazyLock<Vec<Arc<ScalarUDF>>> =
+    LazyLock::new(|| all_scalar().into_iter().filter(|f| allows_scalar(f.name())).collect());
 
 static AGGREGATE_FUNCTIONS: LazyLock<Vec<Arc<AggregateUDF>>> = LazyLock::new(|| {
     SessionStateDefaults::default_aggregate_functions().into_iter().filter(|f| allows_aggregate(f.name())).collect()
@@ -134,6 +138,13 @@ static AGGREGATE_FUNCTIONS: LazyLock<Vec<Arc<AggregateUDF>>> = LazyLock::new(|| 
 static WINDOW_FUNCTIONS: LazyLock<Vec<Arc<WindowUDF>>> = LazyLock::new(|| {
     SessionStateDefaults::default_window_functions().into_iter().filter(|f| allows(WINDOW, f.name())).collect()
 });
+
+/// The engine's scalar functions and the hub's.
+fn all_scalar() -> Vec<Arc<ScalarUDF>> {
+    let mut functions = SessionStateDefaults::default_scalar_functions();
+    functions.push(division::function());
+    functions
+}
 
 /// Whether callers may use the scalar function of that canonical name.
 fn allows_scalar(name: &str) -> bool {
@@ -150,7 +161,7 @@ fn allows_window(name: &str) -> bool {
     allows(WINDOW, name) || allows(AGGREGATE, name)
 }
 
-/// The engine's scalar functions that callers may use.
+/// The scalar functions that callers may use.
 fn scalar() -> Vec<Arc<ScalarUDF>> {
     SCALAR_FUNCTIONS.clone()
 }
@@ -219,8 +230,8 @@ pub fn call_is_total(name: &str, arguments: &[Expr]) -> bool {
     }
 }
 
-/// The value of a literal, also under the cast that makes its type fit.
-fn literal(expr: &Expr) -> Option<ScalarValue> {
+/// The value of a literal, also under casts; nothing where such a cast fails.
+pub fn literal(expr: &Expr) -> Option<ScalarValue> {
     match expr {
         Expr::Literal(value, _) => Some(value.clone()),
         Expr::Cast(cast) => literal(&cast.expr)?.cast_to(cast.field.data_type()).ok(),
@@ -311,7 +322,8 @@ pub fn order_use(aggregate: &str, argument_types: &[DataType]) -> OrderUse {
     if exact { OrderUse::None } else { OrderUse::Accumulates }
 }
 
-/// Refuses arguments by which a listed function would reserve memory without bound.
+/// Refuses arguments by which a listed function would reserve memory without bound, and those that can only be
+/// a mistake.
 ///
 /// # Errors
 /// [`Error::Refused`].
@@ -331,6 +343,15 @@ pub fn check_arguments(name: &str, arguments: &[Expr]) -> Result<()> {
             format!("{name} with a pattern"),
             "write times as ISO 8601, as in to_timestamp('2026-01-05 10:00:00')",
         )),
+        (division::NAME, [_, level]) if literal(level).is_some_and(|level| is_no_level(&level)) => {
+            let [others @ .., (last, _)] = LEVELS;
+            let others = others.map(|(level, _)| format!("'{level}'")).join(", ");
+            Err(Error::refused(
+                "division-level",
+                "the second argument of division is the name of no level",
+                format!("name the level {others} or '{last}'"),
+            ))
+        }
         // It stands between any two values, outside the engine's memory limit.
         ("string_agg", [_, delimiter, ..]) if text(delimiter).is_none_or(|text| text.len() > DELIMITER) => {
             Err(Error::refused(
@@ -358,13 +379,17 @@ pub fn check_arguments(name: &str, arguments: &[Expr]) -> Result<()> {
     }
 }
 
+fn is_no_level(level: &ScalarValue) -> bool {
+    !level.is_null() && level.try_as_str().flatten().and_then(width).is_none()
+}
+
 /// Which functions a session knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Listed {
     /// Those callers may use.
     #[default]
     Allowed,
-    /// All of the engine's, which only tests ask for.
+    /// All there are, which only tests ask for.
     All,
 }
 
@@ -388,7 +413,7 @@ impl Listed {
     pub fn scalar(self) -> Vec<Arc<ScalarUDF>> {
         match self {
             Self::Allowed => scalar(),
-            Self::All => SessionStateDefaults::default_scalar_functions(),
+            Self::All => all_scalar(),
         }
     }
 
@@ -458,7 +483,7 @@ mod tests {
 
     #[test]
     fn every_function_of_the_engine_has_one_class() {
-        let engine = SessionStateDefaults::default_scalar_functions();
+        let engine = all_scalar();
         covers(SCALAR, &engine.iter().map(|f| f.name()).collect::<Vec<_>>());
         let engine = SessionStateDefaults::default_aggregate_functions();
         covers(AGGREGATE, &engine.iter().map(|f| f.name()).collect::<Vec<_>>());
@@ -546,6 +571,7 @@ mod tests {
     fn engine() -> SessionContext {
         let engine = SessionContext::new();
         engine.register_batch("nasty", nasty()).unwrap();
+        engine.register_udf(division::function().as_ref().clone());
         engine
     }
 
@@ -701,6 +727,20 @@ mod tests {
         }
         assert!(!call_is_total("random", &[]));
         assert!(!call_is_total("no_such_function", &[]));
+    }
+
+    #[test]
+    fn levels_are_known_before_a_query_runs() {
+        use datafusion::{
+            logical_expr::cast,
+            prelude::{col, lit},
+        };
+        for level in [lit("district"), col("b"), lit(ScalarValue::Null), cast(lit("grid"), DataType::LargeUtf8)] {
+            assert!(check_arguments("division", &[col("a"), level.clone()]).is_ok(), "{level}");
+        }
+        for level in [lit("street"), lit("District"), lit(""), lit(6), cast(lit("street"), DataType::LargeUtf8)] {
+            assert!(check_arguments("division", &[col("a"), level.clone()]).is_err(), "{level}");
+        }
     }
 
     #[test]

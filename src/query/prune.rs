@@ -12,6 +12,7 @@ use datafusion::{
     prelude::lit,
 };
 
+use super::division;
 use crate::dataset::FieldType;
 
 /// The type of a column that may be looked at below the barrier.
@@ -69,6 +70,7 @@ fn compared(coarse: &Expr, op: Operator, value: &ScalarValue, clear: Clear<'_>) 
             let text = match (func.name(), args.as_slice()) {
                 ("substr", [text, Expr::Literal(ScalarValue::Int64(Some(1)), _), Expr::Literal(..)]) => text,
                 ("left", [text, Expr::Literal(ScalarValue::Int64(Some(width)), _)]) if *width > 0 => text,
+                (division::NAME, [text, Expr::Literal(..)]) => text,
                 _ => return None,
             };
             starts_with(column(text, FieldType::Text, clear)?, value.try_as_str().flatten()?)
@@ -156,6 +158,11 @@ mod tests {
     fn prefixes_become_ranges() {
         let district = substring(col("grid"), lit(1_i64), lit(6_i64));
         assert_eq!(of(&district.eq(lit("420199"))).unwrap(), "grid >= Utf8(\"420199\") AND grid < Utf8(\"42019:\")");
+        let district = division::function().call(vec![col("grid"), lit("district")]);
+        assert_eq!(of(&district.clone().eq(lit("420199"))), of(&col("grid").like(lit("420199%"))));
+        assert_eq!(of(&lit("42").lt(district.clone())), None);
+        assert_eq!(of(&division::function().call(vec![col("hidden"), lit("city")]).eq(lit("4201"))), None);
+        assert_eq!(of(&district.in_list(vec![lit("a"), lit("b")], true)), None);
         assert_eq!(of(&col("grid").like(lit("a%b"))).unwrap(), "grid >= Utf8(\"a\") AND grid < Utf8(\"b\")");
         assert_eq!(of(&col("grid").like(lit("%b"))), None);
         assert_eq!(of(&col("hidden").like(lit("a%"))), None);

@@ -246,6 +246,7 @@ mod tests {
             bins: Vec::new(),
             allowed: None,
             bounds: None,
+            centre: None,
             division: None,
         };
         let written = like(&field, &Pattern::new(start, vec![within], end)).to_string();

@@ -109,7 +109,8 @@ fn is_short_pattern(expr: &Expr) -> bool {
     }
 }
 
-fn cast_is_total(from: &DataType, to: &DataType) -> bool {
+/// Whether that cast fails on no value.
+pub fn cast_is_total(from: &DataType, to: &DataType) -> bool {
     use DataType as D;
     let whole = |kind: &DataType| match kind {
         D::Int8 => 8,
