@@ -2,15 +2,38 @@
 //! ([`release`]); nothing else can.
 //!
 //! A plan that touches no sealed field runs exactly as written over the caller's view. One that does must
-//! have the shape of a protected aggregate, and is rewritten into one: groups of fewer than
-//! [`THRESHOLD`] distinct subjects are absent. Everything else is refused, by its structure and never by
-//! data. Overlapping protected queries can still be subtracted from each other: that is the work of noise
-//! and ledger, which are not here yet.
+//! have the shape of a protected aggregate, and is rewritten into one: cells are summed up over distinct
+//! subjects, get noise that follows the set of subjects, and are shown where they stand for enough of them
+//! ([`crate::release`]). Everything else is refused, by its structure and never by data.
+//!
+//! [`label`](self) follows what each column holds through the whole plan; where an aggregate turns out to
+//! stand on something sealed, [`Region`](region::Region) takes apart what is below it, [`rules`] look at the
+//! parts in one order, [`statistic::Statistic`] says what is to be added up, and [`Cells`] releases it.
 
+mod cells;
+mod coarse;
+mod extras;
 mod label;
+mod levels;
+mod measure;
+pub(crate) mod padding;
 mod protect;
+pub(crate) mod recheck;
+mod region;
+mod rules;
+mod settings;
+mod statistic;
 
-use std::{collections::BTreeMap, sync::Arc};
+pub(crate) use cells::Cells;
+pub use cells::Small;
+use label::Labelled;
+pub use protect::Reached;
+pub use settings::Settings;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use arrow::{
     array::{Array, MutableArrayData, RecordBatch, RecordBatchOptions, make_array},
@@ -21,16 +44,60 @@ use datafusion::{execution::SessionState, logical_expr::LogicalPlan};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    dataset::layout::type_word,
+    dataset::{Dataset, DatasetName, layout::type_word},
     error::{Error, Result},
     policy::Exposure,
-    query::Planned,
+    query::{Engine, Planned, defences::Defences},
+    release::{
+        ledger::Ledger,
+        noise::{NOISE_SD, NoiseKey, SPREAD, THRESHOLD},
+    },
+    store::Snapshot,
 };
 
-/// The fewest distinct subjects a protected group may stand for (NCHS and ONS publish no cell below 10).
-pub const THRESHOLD: u64 = 10;
+/// What a hub releases protected numbers with.
+pub struct Gate {
+    /// The key of the noise.
+    pub(crate) noise: NoiseKey,
+    /// What has been released.
+    pub(crate) ledger: Ledger,
+    /// What the policies say about releases.
+    pub(crate) settings: Settings,
+    /// The defences that stand: all, but in tests.
+    pub(crate) defences: Defences,
+}
 
-/// Most cells one protected query may release.
+impl Gate {
+    /// A gate with that noise and all that was released so far.
+    pub fn new(noise: NoiseKey, ledger: Ledger, settings: Settings, defences: Defences) -> Self {
+        Self { noise, ledger, settings, defences }
+    }
+
+    /// Sees to it that the number of a dataset's subjects is known, on which it depends how much may be
+    /// released: counted when the first number is released of it, and again when it has grown.
+    pub(crate) async fn count_subjects(&self, engine: &Engine, tables: &Snapshot, dataset: &Dataset) -> Result<()> {
+        let name = dataset.name.to_string();
+        let version = tables.published_version(&dataset.name).unwrap_or(0);
+        let known = self.ledger.population(&name)?;
+        // A fifth more versions, roughly a fifth more people.
+        if known.is_some_and(|(counted, _)| version <= counted + counted / 5) {
+            return Ok(());
+        }
+        let subjects = engine.count_subjects(tables, dataset).await?;
+        self.ledger.remember_population(&name, version, subjects)
+    }
+}
+
+/// How a caller would like a protected answer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Wishes {
+    /// Whether each number comes with the ends of its interval.
+    pub interval: bool,
+    /// What becomes of cells that are too small.
+    pub small: Small,
+}
+
+/// Most numbers one protected query may release.
 pub const CELLS: usize = 10_000;
 
 /// A plan that passed the gate. Made by [`guard`] alone; the engine runs nothing else.
@@ -41,6 +108,7 @@ pub struct Guarded {
     asked: Option<LogicalPlan>,
     columns: Vec<ColumnExposure>,
     protected: bool,
+    charged: BTreeSet<DatasetName>,
 }
 
 impl Guarded {
@@ -62,6 +130,16 @@ impl Guarded {
         &self.columns
     }
 
+    /// The datasets whose sealed fields the answer is charged to.
+    pub fn charged(&self) -> impl Iterator<Item = &DatasetName> {
+        self.charged.iter()
+    }
+
+    /// Whether a protected aggregate is in it: by its structure, and not by data.
+    pub fn is_protected(&self) -> bool {
+        self.protected
+    }
+
     /// How the answer will be protected.
     pub fn protection(&self) -> Protection {
         Protection::of(self.protected)
@@ -69,7 +147,7 @@ impl Guarded {
 }
 
 /// A column of an answer and what its values are.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ColumnExposure {
     /// Its name.
     pub name: String,
@@ -78,6 +156,22 @@ pub struct ColumnExposure {
     pub kind: String,
     /// `clear`, `generalised`, `token` or `released`.
     pub exposure: String,
+    /// For released numbers: what its noise is like.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub noise: Option<Noise>,
+    /// The sealed fields that reach it, and how: by `value`, `key`, `filter`, `link` or `rows`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub reached_by: Vec<Reached>,
+}
+
+/// What the noise on a released number is like.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Noise {
+    /// What the number is: `count` of people, `rows`, `sum`, `mean`, `share`, `spread`, `quantile`, `values`, or `computed` of such.
+    pub of: String,
+    /// Its standard deviation, where it is one for all rows; ask for intervals where it is not.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub sd: Option<f64>,
 }
 
 /// What was done to an answer before it was let out.
@@ -97,7 +191,12 @@ impl Protection {
     fn of(protected: bool) -> Self {
         match protected {
             false => Self { mode: "exact".into(), threshold: None, noise_sd: None },
-            true => Self { mode: "protected".into(), threshold: Some(THRESHOLD), noise_sd: Some(0.0) },
+            true => Self {
+                mode: "protected".into(),
+                threshold: u64::try_from(THRESHOLD).ok(),
+                // As people read it: the exact figure is the root of 2.
+                noise_sd: Some((NOISE_SD * 100.0).round() / 100.0),
+            },
         }
     }
 }
@@ -148,12 +247,19 @@ impl Released {
 ///
 /// # Errors
 /// [`Error::Refused`] with the rule, the reason and the nearest query that would pass.
-pub fn guard(planned: Planned) -> Result<Guarded> {
+pub fn guard(planned: Planned, gate: &Arc<Gate>, wishes: Wishes) -> Result<Guarded> {
     let Planned { state, plan, explain, functions } = planned;
-    let labelled = label::label(&plan, functions)?;
+    let labelled = label::label(&plan, functions, gate, wishes)?;
     if explain {
-        let line = ColumnExposure { name: "plan".into(), kind: "text".into(), exposure: CLEAR.word().into() };
-        return Ok(Guarded { state, plan: labelled.plan, asked: Some(plan), columns: vec![line], protected: false });
+        let columns = vec![ColumnExposure {
+            name: "plan".into(),
+            kind: "text".into(),
+            exposure: CLEAR.word().into(),
+            noise: None,
+            reached_by: Vec::new(),
+        }];
+        let charged = BTreeSet::new();
+        return Ok(Guarded { state, plan: labelled.plan, asked: Some(plan), columns, protected: false, charged });
     }
     let columns = labelled
         .plan
@@ -169,9 +275,12 @@ pub fn guard(planned: Planned) -> Result<Guarded> {
                 Label::Shown(Exposure::Token) if *field.data_type() != DataType::Utf8 => CLEAR.word().into(),
                 label => label.word().into(),
             },
+            noise: labelled.noise(*label),
+            reached_by: labelled.reached_by(*label),
         })
         .collect();
-    Ok(Guarded { state, columns, plan: labelled.plan, asked: None, protected: labelled.protected })
+    let Labelled { plan, protected, charged, .. } = labelled;
+    Ok(Guarded { state, columns, plan, asked: None, protected, charged })
 }
 
 /// Opens an answer.
@@ -182,11 +291,6 @@ pub fn release(answer: Answer) -> Result<Released> {
     let Answer { guarded, reads, schema, batches } = answer;
     let batches = in_equal_parts(batches, &schema)?;
     let batches = batches.iter().map(|batch| written_out(batch, &schema)).collect::<Result<Vec<_>>>()?;
-    let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
-    let cells = guarded.columns.iter().filter(|column| column.exposure == "released").count() * rows;
-    if guarded.protected && cells > CELLS {
-        return Err(Error::TooManyCells(CELLS));
-    }
     let mut columns = guarded.columns;
     // What the engine made of the types is what the rows have.
     for (column, field) in columns.iter_mut().zip(schema.fields()) {
@@ -194,7 +298,10 @@ pub fn release(answer: Answer) -> Result<Released> {
     }
     let notices = match guarded.protected {
         true => vec![format!(
-            "protected: groups of fewer than {THRESHOLD} distinct people are absent, and values resting on fewer are NULL"
+            "protected: counts carry noise (standard deviation {:.2}, at most {SPREAD}), groups below {THRESHOLD} are \
+             absent and values resting on fewer are NULL, rows that name nobody are left out, and totals need not equal \
+             the sums of their parts",
+            NOISE_SD
         )],
         false => Vec::new(),
     };
@@ -254,12 +361,12 @@ fn written_out(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
 }
 
 /// What a column of a plan holds, from most to least readable.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Label {
     /// The caller's to read, at that exposure.
     Shown(Exposure),
-    /// Came out of a protected aggregate.
-    Released,
+    /// Came out of a protected aggregate, reached by sealed fields.
+    Released(label::Lineage),
     /// May feed a protected aggregate and nothing else.
     Sealed,
 }
@@ -269,14 +376,16 @@ impl Label {
     fn and(self, other: Self) -> Self {
         match (self, other) {
             (Self::Shown(one), Self::Shown(two)) => Self::Shown(one.min(two)),
-            (one, two) => one.max(two),
+            (Self::Released(one), Self::Released(two)) => Self::Released(one.and(two)),
+            (Self::Sealed, _) | (_, Self::Sealed) => Self::Sealed,
+            (released @ Self::Released(_), _) | (_, released) => released,
         }
     }
 
     fn word(self) -> &'static str {
         match self {
             Self::Shown(exposure) => exposure.word(),
-            Self::Released => "released",
+            Self::Released(_) => "released",
             Self::Sealed => "aggregate",
         }
     }

@@ -6,7 +6,10 @@ use std::{
     fs::{self, File},
     os::unix::fs::DirBuilderExt,
     path::PathBuf,
-    sync::Arc,
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
@@ -18,7 +21,10 @@ use ring::{
     hmac,
 };
 use serde::Serialize;
-use tokio::sync::{Mutex, Semaphore};
+use tokio::{
+    sync::{Mutex, Semaphore},
+    time::{Instant, sleep_until},
+};
 use uuid::Uuid;
 
 use crate::{
@@ -34,16 +40,18 @@ use crate::{
         receipt::{Receipt, Status},
         scope::Scope,
     },
-    disclose::{self, ColumnExposure, Protection, Reads, Released},
+    disclose::{self, ColumnExposure, Gate, Protection, Reads, Released, Wishes, padding},
     error::{Error, Refusal, Result},
     identity::{self, Credential},
     keys::Keys,
     policy::{Caller, Exposure, Policy, PushGrant, Rows, View},
     pseudonym::Pseudonyms,
     query::{self, Engine, defences::Defences},
+    release::{ledger::Ledger, noise::NoiseKey},
     store::{
         Snapshot, Store, Writer,
         metadata::{BatchRecord, Metadata},
+        publication::Publisher,
     },
     validate::{self, Findings, Format, Upload},
 };
@@ -92,10 +100,11 @@ impl Opening {
 pub struct Hub {
     datasets: Datasets,
     policy: Policy,
-    metadata: Metadata,
+    metadata: Arc<Metadata>,
     log: Log,
     store: Store,
     engine: Arc<Engine>,
+    gate: RwLock<Arc<Gate>>,
     pseudonyms: Arc<Pseudonyms>,
     keys: Arc<Keys>,
     clock: Clock,
@@ -142,6 +151,8 @@ pub struct Question {
     pub purpose: Option<String>,
     /// Values of `$1`, `$2`, ….
     pub params: Vec<ScalarValue>,
+    /// How a protected answer is wished for.
+    pub wishes: Wishes,
     /// The door: `http`, `cli`, ….
     pub channel: &'static str,
 }
@@ -226,7 +237,7 @@ impl Hub {
             .create(&data)
             .map_err(|e| Error::setup(&data, None, format!("cannot make the data folder: {e}")))?;
         let lock = lock(&data)?;
-        let metadata = Metadata::open(&data)?;
+        let metadata = Arc::new(Metadata::open(&data)?);
         let fingerprint = metadata.fact("key")?;
         let keys = Arc::new(Keys::open(&keys, &data, fingerprint.is_some())?);
         let ours = hmac::sign(&keys.mac("gridhub/v1/fingerprint"), b"root").as_ref().to_vec();
@@ -247,14 +258,18 @@ impl Hub {
                 return Err(Error::setup(&table, None, "the table was there and is gone; restore it from a backup"));
             }
         }
-        let store = Store::open(&data.join("tables"), &datasets, Arc::clone(&runtime)).await?;
+        let publisher = Publisher::new(Arc::clone(&metadata), &keys, Arc::clone(&clock));
+        let store = Store::open(&data.join("tables"), &datasets, Arc::clone(&runtime), publisher).await?;
         for name in datasets.keys() {
             metadata.remember(&format!("table {name}"), b"made")?;
         }
         let pseudonyms = Arc::new(Pseudonyms::new(Arc::clone(&keys)));
         let engine =
             Arc::new(Engine::new(runtime, Arc::clone(&pseudonyms), query_limits, Arc::clone(&clock), defences)?);
+        let ledger = Ledger::open(Arc::clone(&metadata))?;
+        let gate = Gate::new(NoiseKey::new(&keys), ledger, policy.disclosure().clone(), defences);
         let hub = Self {
+            gate: RwLock::new(Arc::new(gate)),
             datasets,
             policy,
             metadata,
@@ -358,26 +373,39 @@ impl Hub {
     }
 
     /// Answers a question: recorded before it is looked at, bound to the caller's view, guarded, run,
-    /// released, and recorded again before it is handed out.
+    /// released, and recorded again before it is handed out. Replies to protected questions are held back, where
+    /// the policies say so, until their time says little of how long it took.
     ///
     /// # Errors
     /// Why not, in words that say nothing of what the caller may not see. Refusals are recorded too.
     pub async fn query(&self, credential: &Credential, question: Question) -> Result<Answered> {
+        let came_in = Instant::now();
+        // Known once the gate has looked at the plan, also of a question that fails afterwards.
+        let protected = Arc::new(AtomicBool::new(false));
         let begun = self.begin_question(credential, &question, question.channel).await?;
         let outcome = async {
             let purpose = self.policy.purpose(&credential.caller, question.purpose.as_deref())?;
             let view = self.policy.view(&credential.caller, &purpose)?;
-            let (engine, tables) = (Arc::clone(&self.engine), begun.tables.clone());
+            let (engine, tables, gate) = (Arc::clone(&self.engine), begun.tables.clone(), self.gate());
+            let found = Arc::clone(&protected);
             let answering = async move {
                 let planned = engine.plan(&view, &tables, &question.sql, &question.params).await?;
-                let guarded = disclose::guard(planned)?;
+                let guarded = disclose::guard(planned, &gate, question.wishes)?;
+                found.store(guarded.is_protected(), Ordering::Release);
+                for seen in guarded.charged().filter_map(|name| view.dataset(name)) {
+                    gate.count_subjects(&engine, &tables, &seen.dataset).await?;
+                }
                 let answer = engine.run(guarded).await?;
                 disclose::release(answer)
             };
             self.engine.work(answering).await
         }
         .await;
-        let (snapshot, log_index) = self.end_question(&begun, &credential.caller.id, &outcome).await?;
+        let ended = self.end_question(&begun, &credential.caller.id, &outcome).await;
+        if protected.load(Ordering::Acquire) && self.policy.disclosure().pad_replies {
+            sleep_until(came_in + padding::edge(came_in.elapsed())).await;
+        }
+        let (snapshot, log_index) = ended?;
         // INVARIANT: no row leaves before the entry that records it is on disk.
         let released = outcome?;
         Ok(Answered {
@@ -398,10 +426,10 @@ impl Hub {
         let outcome = async {
             let purpose = self.policy.purpose(&credential.caller, question.purpose.as_deref())?;
             let view = self.policy.view(&credential.caller, &purpose)?;
-            let (engine, tables) = (Arc::clone(&self.engine), begun.tables.clone());
+            let (engine, tables, gate) = (Arc::clone(&self.engine), begun.tables.clone(), self.gate());
             let looking = async move {
                 let planned = engine.plan(&view, &tables, &question.sql, &question.params).await?;
-                let guarded = disclose::guard(planned)?;
+                let guarded = disclose::guard(planned, &gate, question.wishes)?;
                 let (_, reads) = engine.prepare(&guarded)?;
                 Ok((guarded.columns().to_vec(), guarded.protection(), reads))
             };
@@ -432,6 +460,25 @@ impl Hub {
             }),
             Err(error) => Err(error),
         }
+    }
+
+    fn gate(&self) -> Arc<Gate> {
+        Arc::clone(&self.gate.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Starts over with noise of another key and an empty ledger, as if nothing had ever been released: for
+    /// tests that ask the same of many hubs.
+    ///
+    /// # Errors
+    /// Where the ledger cannot be made in `folder`.
+    #[cfg(feature = "weakened")]
+    pub fn forget_releases(&self, keys: &std::path::Path, folder: &std::path::Path) -> Result<()> {
+        let known = self.gate();
+        let noise = NoiseKey::new(&Keys::open(keys, folder, false)?);
+        let ledger = Ledger::open(Arc::new(Metadata::open(folder)?))?;
+        let gate = Gate::new(noise, ledger, known.settings.clone(), known.defences);
+        *self.gate.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(gate);
+        Ok(())
     }
 
     /// Finds the caller behind a token.
@@ -678,7 +725,11 @@ impl Hub {
                 kept.text
             })
             .collect();
-        let kept = Kept::new(asked.text, params)?;
+        let wishes = match question.wishes == Wishes::default() {
+            true => String::new(),
+            false => serde_json::to_string(&question.wishes).map_err(Error::internal)?,
+        };
+        let kept = Kept::new(asked.text, params, wishes)?;
         self.metadata.keep_question(&query_id, &kept.seal(&query_id, &self.keys)?)?;
         // Only purposes that exist are written down: what somebody types for one may be anything.
         let purpose = self.policy.purpose(&credential.caller, question.purpose.as_deref());
@@ -711,6 +762,7 @@ impl Hub {
             protection: released.map(|released| released.protection.mode.clone()),
             rows: released.map_or(0, |released| released.rows() as u64),
             tables: tables_read(&reads, &begun.tables),
+            published: published_read(&reads, &begun.tables),
             fields: reads,
             snapshot: snapshot.clone(),
             cause: outcome.as_ref().err().and_then(Error::fault),
@@ -727,6 +779,7 @@ impl Hub {
             protection: None,
             rows: 0,
             tables: BTreeMap::new(),
+            published: BTreeMap::new(),
             fields: BTreeMap::new(),
             snapshot: String::new(),
             cause: outcome.as_ref().err().and_then(Error::fault),
@@ -834,9 +887,17 @@ fn upload_end(caller: &str, agency: &str, receipt: &Receipt, outcome: &str, vers
 }
 
 fn tables_read(reads: &Reads, tables: &Snapshot) -> BTreeMap<String, i64> {
-    let names =
-        reads.keys().filter_map(|field| field.rsplit_once('.')).filter_map(|(name, _)| DatasetName::parse(name));
-    names.filter_map(|name| Some((name.to_string(), tables.version(&name)?))).collect()
+    datasets_read(reads).filter_map(|name| Some((name.to_string(), tables.version(&name)?))).collect()
+}
+
+/// The published versions of what was read, where they lag behind.
+fn published_read(reads: &Reads, tables: &Snapshot) -> BTreeMap<String, i64> {
+    let lagging = datasets_read(reads).filter(|name| tables.published_version(name) != tables.version(name));
+    lagging.filter_map(|name| Some((name.to_string(), tables.published_version(&name)?))).collect()
+}
+
+fn datasets_read(reads: &Reads) -> impl Iterator<Item = DatasetName> {
+    reads.keys().filter_map(|field| field.rsplit_once('.')).filter_map(|(name, _)| DatasetName::parse(name))
 }
 
 fn rule_of(error: Option<&Error>) -> Option<String> {

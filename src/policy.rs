@@ -20,12 +20,16 @@ use chrono::{DateTime, TimeDelta, Utc};
 use crate::{
     audit::Clock,
     dataset::{Dataset, DatasetName, Datasets, Field, scope::Scope},
+    disclose::Settings,
     error::{Error, Result},
 };
 use cedar::{Action, LeftOut, Question, uid};
 
 /// How long a view may be reused: a grant that ends takes at most this long to be felt.
 const VIEW_LIFETIME: TimeDelta = TimeDelta::seconds(2);
+
+/// The file of a policy folder that says how much is released. It need not be there.
+const DISCLOSURE: &str = "disclosure.json";
 
 /// Who is asking: a person or service of one agency.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,6 +98,8 @@ pub struct DatasetView {
     pub fields: Vec<(String, Exposure)>,
     /// The rows within reach.
     pub rows: Rows,
+    /// Whether the caller's agency pushes rows to it, by whichever of its callers.
+    pub own: bool,
 }
 
 /// What one caller may see for one purpose, under one policy version. Made by [`Policy::view`] alone.
@@ -142,6 +148,7 @@ pub struct PushGrant {
 /// The policies in force.
 pub struct Policy {
     cedar: cedar::Loaded,
+    disclosure: Settings,
     datasets: Datasets,
     clock: Clock,
     views: Mutex<HashMap<ViewKey, DatedView>>,
@@ -159,8 +166,13 @@ impl Policy {
     /// # Errors
     /// [`Error::Setup`] with file and line of the first fault.
     pub fn load(folder: &Path, datasets: &Datasets, clock: Clock) -> Result<Self> {
-        let cedar = cedar::Loaded::open(folder, datasets)?;
-        let policy = Self { cedar, datasets: datasets.clone(), clock, views: Mutex::default() };
+        let files = cedar::read_files(folder)?;
+        let cedar = cedar::Loaded::open(folder, &files, datasets)?;
+        let disclosure = match files.iter().find(|(name, _)| name == DISCLOSURE) {
+            Some((name, text)) => Settings::read(&folder.join(name), text)?,
+            None => Settings::default(),
+        };
+        let policy = Self { cedar, disclosure, datasets: datasets.clone(), clock, views: Mutex::default() };
         policy.refuse_forms_that_fields_lack()?;
         for NotCompiled { policy, what, for_whom, outcome, .. } in policy.not_compiled()? {
             tracing::warn!(policy, what, for_whom, outcome, "a policy over rows cannot be compiled");
@@ -171,6 +183,11 @@ impl Policy {
     /// The version of the policies: a digest of their files.
     pub fn version(&self) -> &str {
         &self.cedar.version
+    }
+
+    /// What the policies say about releases.
+    pub fn disclosure(&self) -> &Settings {
+        &self.disclosure
     }
 
     /// How many policies there are.
@@ -241,6 +258,12 @@ impl Policy {
         let Some(contract) = self.datasets.get(name) else { return Ok(None) };
         let scope = self.cedar.rows(&question, Action::RowsWrite, contract)?;
         Ok((scope != Scope::Nothing).then_some(PushGrant { scope }))
+    }
+
+    /// Whether any caller of an agency may push batches to the dataset.
+    fn pushes(&self, agency: &str, name: &DatasetName) -> Result<bool> {
+        let mut callers = self.cedar.callers.values().filter(|caller| caller.agency == agency);
+        callers.try_fold(false, |pushes, caller| Ok(pushes || self.may_push(caller, name)?.is_some()))
     }
 
     /// Whether the caller may read the access log for that purpose.
@@ -367,7 +390,8 @@ impl Policy {
             if fields.is_empty() && matches!(rows, Rows::Open(_)) {
                 continue;
             }
-            datasets.insert(name.clone(), DatasetView { dataset: Arc::clone(dataset), fields, rows });
+            let own = self.pushes(&caller.agency, name)?;
+            datasets.insert(name.clone(), DatasetView { dataset: Arc::clone(dataset), fields, rows, own });
         }
         Ok(View {
             caller: Arc::clone(caller),

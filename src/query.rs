@@ -3,6 +3,7 @@
 
 pub mod barrier;
 pub mod defences;
+mod division;
 mod exact;
 pub mod functions;
 mod growth;
@@ -11,25 +12,27 @@ mod ordered;
 mod plan_errors;
 pub mod planner;
 mod prune;
+mod released;
 pub mod scope;
 mod statement;
 mod table;
 mod total;
 mod transform;
 
-pub use barrier::ReleasedNode;
-pub use table::{GovernedTable, SUBJECT};
+pub use released::ReleasedNode;
+pub use table::{FOREIGN, GovernedTable, SUBJECT, Subjects};
+pub(crate) use total::cast_is_total;
 
 use std::{collections::BTreeMap, fmt, num::NonZeroUsize, path::Path, sync::Arc, time::Duration};
 
 use arrow::{
-    array::{RecordBatch, StringArray},
-    datatypes::{DataType, Field, Schema, SchemaRef},
+    array::{AsArray, RecordBatch, StringArray},
+    datatypes::{DataType, Field, Int64Type, Schema, SchemaRef},
 };
 use async_trait::async_trait;
 use datafusion::{
     catalog::{CatalogProvider, CatalogProviderList, SchemaProvider, TableProvider},
-    common::{DataFusionError, ScalarValue, tree_node::TreeNodeRecursion},
+    common::{Column, DataFusionError, ScalarValue, tree_node::TreeNodeRecursion},
     config::Dialect,
     datasource::provider_as_source,
     execution::{
@@ -37,8 +40,9 @@ use datafusion::{
         memory_pool::{FairSpillPool, TrackConsumersPool},
         runtime_env::{RuntimeEnv, RuntimeEnvBuilder},
     },
-    logical_expr::LogicalPlan,
-    physical_plan::execute_stream,
+    functions_aggregate::expr_fn::count_distinct,
+    logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder},
+    physical_plan::{collect, execute_stream},
     prelude::SessionConfig,
 };
 use futures::StreamExt;
@@ -46,12 +50,12 @@ use tokio::{runtime::Runtime, sync::Semaphore};
 
 use crate::{
     audit::Clock,
-    dataset::DatasetName,
-    disclose::{Answer, Guarded, Reads},
+    dataset::{Dataset, DatasetName},
+    disclose::{Answer, Guarded, Reads, recheck},
     error::{Error, Result},
     policy::View,
     pseudonym::{Pseudonyms, TokenKey},
-    store::Snapshot,
+    store::{DIGEST, Snapshot},
 };
 use defences::{Defence, Defences};
 use total::Failures;
@@ -285,8 +289,35 @@ impl Engine {
     /// As [`Engine::run`], for what shows without data.
     pub fn prepare(&self, guarded: &Guarded) -> Result<(LogicalPlan, Reads)> {
         let optimized = self.optimized(guarded.state(), guarded.plan().clone())?;
+        // INVARIANT: what the gate decided holds of the plan that runs.
+        if self.defences.stand(Defence::Recheck) {
+            recheck::check(&optimized)?;
+        }
         let reads = reads_of(&optimized).map_err(Error::internal)?;
         Ok((optimized, reads))
+    }
+
+    /// How many subjects a dataset has, as published: all of it, whoever asks. Not to be let out.
+    ///
+    /// # Errors
+    /// A fault of the hub, or [`Error::ResourceLimit`].
+    pub async fn count_subjects(&self, tables: &Snapshot, dataset: &Dataset) -> Result<u64> {
+        let subject = dataset.subject.as_deref().unwrap_or(DIGEST);
+        let published = tables.published(&dataset.name).await?;
+        let state = SessionStateBuilder::new().with_runtime_env(Arc::clone(&self.runtime)).build();
+        let count = async {
+            let source = provider_as_source(published);
+            let column = Expr::Column(Column::from_name(subject));
+            let plan = LogicalPlanBuilder::scan("stored", source, None)?
+                .aggregate(Vec::<Expr>::new(), vec![count_distinct(column)])?
+                .build()?;
+            let plan = state.create_physical_plan(&plan).await?;
+            collect(plan, state.task_ctx()).await
+        };
+        let batches =
+            count.await.map_err(|error: DataFusionError| plan_errors::running(&error, &Failures::default()))?;
+        let counted = batches.first().and_then(|batch| batch.column(0).as_primitive_opt::<Int64Type>());
+        Ok(counted.and_then(|count| count.iter().next().flatten()).and_then(|n| u64::try_from(n).ok()).unwrap_or(0))
     }
 
     fn optimized(&self, state: &SessionState, plan: LogicalPlan) -> Result<LogicalPlan> {
@@ -310,6 +341,7 @@ impl Engine {
             view: Arc::clone(view),
             snapshot: snapshot.clone(),
             tokens: self.pseudonyms.tokens(&view.caller().agency, view.purpose()),
+            pseudonyms: Arc::clone(&self.pseudonyms),
             defences: self.defences,
         });
         let mut schemas: BTreeMap<String, BTreeMap<String, DatasetName>> = BTreeMap::new();
@@ -402,6 +434,7 @@ struct Shown {
     view: Arc<View>,
     snapshot: Snapshot,
     tokens: TokenKey,
+    pseudonyms: Arc<Pseudonyms>,
     defences: Defences,
 }
 
@@ -409,7 +442,13 @@ impl Shown {
     async fn table(&self, name: &DatasetName) -> Result<Option<Arc<dyn TableProvider>>> {
         let Some(seen) = self.view.dataset(name) else { return Ok(None) };
         let raw = self.snapshot.provider(name).await?;
-        Ok(Some(Arc::new(GovernedTable::new(seen, raw, self.tokens.clone(), self.defences))))
+        let published = self.snapshot.published(name).await?;
+        let dataset = &seen.dataset;
+        let subject = dataset.subject.as_ref().and_then(|subject| dataset.field(subject)?.identifier.as_ref());
+        let domain = subject.map_or_else(|| format!("rows of {name}"), |identifier| identifier.domain.clone());
+        let subjects =
+            Subjects { key: self.pseudonyms.subjects(&domain), domain, agency: self.view.caller().agency.clone() };
+        Ok(Some(Arc::new(GovernedTable::new(seen, raw, published, self.tokens.clone(), subjects, self.defences))))
     }
 }
 

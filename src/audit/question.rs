@@ -22,23 +22,27 @@ pub struct Kept {
     pub sql: String,
     /// The parameters, identifiers replaced.
     pub params: Vec<String>,
+    /// How a protected answer was wished for, as JSON; empty where nothing was.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub wishes: String,
 }
 
 impl Kept {
-    /// A statement and its parameters with a fresh salt.
+    /// A statement, its parameters and the wishes that came with it, with a fresh salt.
     ///
     /// # Errors
     /// Only a fault of the hub.
-    pub fn new(sql: String, params: Vec<String>) -> Result<Self> {
+    pub fn new(sql: String, params: Vec<String>, wishes: String) -> Result<Self> {
         let mut salt = [0; 16];
         SystemRandom::new().fill(&mut salt).map_err(fault)?;
-        Ok(Self { salt: BASE64.encode(salt), sql, params })
+        Ok(Self { salt: BASE64.encode(salt), sql, params, wishes })
     }
 
-    /// SHA-256 over salt, statement and parameters, for the log's leaf.
+    /// SHA-256 over salt, statement, parameters and wishes, for the log's leaf.
     pub fn commitment(&self) -> String {
         let mut digest = Context::new(&SHA256);
-        for part in [&self.salt, &self.sql].into_iter().chain(&self.params) {
+        let wishes = Some(&self.wishes).filter(|wishes| !wishes.is_empty());
+        for part in [&self.salt, &self.sql].into_iter().chain(&self.params).chain(wishes) {
             digest.update(&(part.len() as u64).to_le_bytes());
             digest.update(part.as_bytes());
         }

@@ -4,7 +4,10 @@
 //! Works on the plan as the caller wrote it, before the engine's analyzer and optimizer change it, so
 //! that every cast and function seen here was written by the caller.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use datafusion::{
     common::{
@@ -17,11 +20,13 @@ use datafusion::{
     },
 };
 
-use super::{CLEAR, Label, protect};
+use super::{CLEAR, Gate, Label, Noise, Reached, Wishes, extras, protect, region::Region};
 use crate::{
+    dataset::DatasetName,
     error::{Error, Result},
     policy::Exposure,
     query::{GovernedTable, functions},
+    release::noise::NOISE_SD,
 };
 
 /// A plan with the label of each of its columns.
@@ -32,21 +37,95 @@ pub struct Labelled {
     pub labels: Vec<Label>,
     /// Whether a protected aggregate is in it.
     pub protected: bool,
+    /// The datasets whose sealed fields it uses.
+    pub charged: BTreeSet<DatasetName>,
+    traces: Vec<Trace>,
+}
+
+/// What one released column is made of.
+struct Trace {
+    reached: Vec<Reached>,
+    noise: Option<&'static str>,
+}
+
+/// Which released columns a value was computed from, as bits; past the last they share one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lineage(u64);
+
+impl Lineage {
+    fn of(trace: usize) -> Self {
+        Self(1 << trace.min(63))
+    }
+
+    pub(super) fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    fn has(self, trace: usize) -> bool {
+        self.0 & (1 << trace.min(63)) != 0
+    }
+}
+
+impl Labelled {
+    fn traces(&self, label: Label) -> impl Iterator<Item = &Trace> {
+        let traces = self.traces.iter().enumerate();
+        traces.filter(move |(at, _)| matches!(label, Label::Released(of) if of.has(*at))).map(|(_, trace)| trace)
+    }
+
+    /// The sealed fields that reach a column of that label.
+    pub fn reached_by(&self, label: Label) -> Vec<Reached> {
+        self.traces(label)
+            .flat_map(|trace| trace.reached.iter().cloned())
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .collect()
+    }
+
+    /// What the noise on a column of that label is like.
+    pub fn noise(&self, label: Label) -> Option<Noise> {
+        let words: BTreeSet<_> = self.traces(label).filter_map(|trace| trace.noise).collect();
+        let of = match words.len() {
+            0 => return None,
+            1 => words.into_iter().next()?,
+            _ => "computed",
+        };
+        Some(Noise { of: of.to_owned(), sd: (of == "count").then_some((NOISE_SD * 100.0).round() / 100.0) })
+    }
 }
 
 /// Labels a whole query.
 ///
 /// # Errors
 /// [`Error::Refused`].
-pub fn label(plan: &LogicalPlan, functions: functions::Listed) -> Result<Labelled> {
-    let mut pass = Pass { functions, ..Pass::default() };
-    let node = pass.node(plan)?;
+pub fn label(plan: &LogicalPlan, functions: functions::Listed, gate: &Arc<Gate>, wishes: Wishes) -> Result<Labelled> {
+    let mut pass = Pass {
+        functions,
+        gate,
+        wishes,
+        protected: false,
+        traces: Vec::new(),
+        outer: Vec::new(),
+        recursive: BTreeMap::new(),
+    };
+    let mut node = pass.node(plan)?;
     if node.rows == Rows::Sealed {
         return Err(rows_only_counted());
     }
     refuse_sealed_columns(&node)?;
-    Ok(Labelled { plan: node.plan, labels: node.labels, protected: pass.protected })
+    if pass.protected && wishes != Wishes::default() {
+        node.plan = extras::carry(&node.plan)?;
+        let all = (0..pass.traces.len()).map(Lineage::of).reduce(Lineage::and).unwrap_or(Lineage::of(0));
+        node.labels.resize(node.plan.schema().fields().len(), Label::Released(all));
+    }
+    let fields = pass.traces.iter().flat_map(|trace| &trace.reached);
+    let datasets = fields.filter_map(|reached| DatasetName::parse(reached.field.rsplit_once('.')?.0));
+    let charged = datasets.collect();
+    let Pass { protected, traces, .. } = pass;
+    Ok(Labelled { plan: node.plan, labels: node.labels, protected, charged, traces })
 }
+
+/// The rules of what is sealed and used outside a protected aggregate.
+const SEALED: [&str; 2] = ["sealed-field", "sealed-rows"];
 
 /// Whether the rows of a relation may be seen one by one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,17 +141,20 @@ struct Node {
     rows: Rows,
 }
 
-#[derive(Default)]
-struct Pass {
+struct Pass<'a> {
     functions: functions::Listed,
+    gate: &'a Arc<Gate>,
+    wishes: Wishes,
     protected: bool,
+    /// What released columns are made of.
+    traces: Vec<Trace>,
     /// What correlated subqueries may refer to, innermost last.
     outer: Vec<(DFSchema, Vec<Label>)>,
     /// The labels of recursive queries in the making, by name.
     recursive: BTreeMap<String, Vec<Label>>,
 }
 
-impl Pass {
+impl Pass<'_> {
     fn node(&mut self, plan: &LogicalPlan) -> Result<Node> {
         match plan {
             LogicalPlan::TableScan(scan) => self.scan(plan, scan),
@@ -244,20 +326,44 @@ impl Pass {
         Ok(Node { plan, labels, rows: Rows::Open })
     }
 
+    /// An aggregate over something sealed becomes a protected one. What has not the shape of one is labelled
+    /// like any other part, and refused where it uses what is sealed.
     fn aggregate(&mut self, plan: &LogicalPlan, aggregate: &Aggregate) -> Result<Node> {
-        let input = self.node(&aggregate.input)?;
+        let region = Region::of(aggregate);
+        if let Ok(region) = &region
+            && region.touches_sealed()
+        {
+            return self.protected_aggregate(region, aggregate);
+        }
+        let node = self.open_aggregate(plan, aggregate);
+        match (node, region) {
+            (Err(Error::Refused(refusal)), Err(no_region)) if SEALED.contains(&refusal.rule.as_str()) => Err(no_region),
+            (node, _) => node,
+        }
+    }
+
+    fn protected_aggregate(&mut self, region: &Region, aggregate: &Aggregate) -> Result<Node> {
+        let protected = protect::aggregate(region, aggregate, self.gate, &self.wishes)?;
+        self.protected = true;
+        let mut labels = Vec::new();
+        for (at, (reached, noise)) in protected.reached.into_iter().zip(protected.noise).enumerate() {
+            let key = region.keys.get(at).filter(|_| !protected.sealed_keys.get(at).copied().unwrap_or(true));
+            labels.push(match key {
+                Some(key) => region.exposure(key),
+                None => {
+                    self.traces.push(Trace { reached, noise });
+                    Label::Released(Lineage::of(self.traces.len() - 1))
+                }
+            });
+        }
+        let all = labels.iter().copied().filter(|label| matches!(label, Label::Released(_))).reduce(Label::and);
+        labels.resize(protected.plan.schema().fields().len(), all.unwrap_or(CLEAR));
+        Ok(Node { plan: protected.plan, labels, rows: Rows::Open })
+    }
+
+    fn open_aggregate(&mut self, plan: &LogicalPlan, aggregate: &Aggregate) -> Result<Node> {
+        let input = self.open(&aggregate.input)?;
         let here = Here::of(&input);
-        let mut touches_sealed = input.rows == Rows::Sealed;
-        for expr in aggregate.group_expr.iter().chain(&aggregate.aggr_expr) {
-            touches_sealed |= here.touches_sealed(expr);
-        }
-        if touches_sealed {
-            let plan = protect::aggregate(&aggregate.input, aggregate, &here)?;
-            self.protected = true;
-            let groups = aggregate.group_expr.iter().map(|expr| here.group_label(expr));
-            let labels = groups.chain(aggregate.aggr_expr.iter().map(|_| Label::Released)).collect();
-            return Ok(Node { plan, labels, rows: Rows::Open });
-        }
         let mut labels = Vec::new();
         for expr in &aggregate.group_expr {
             match expr {
@@ -491,15 +597,6 @@ impl Here {
         at.and_then(|at| self.labels.get(at).copied()).ok_or_else(|| Error::internal("a column without a label"))
     }
 
-    fn touches_sealed(&self, expr: &Expr) -> bool {
-        expr.column_refs().into_iter().any(|column| matches!(self.label(column), Ok(Label::Sealed)))
-    }
-
-    fn group_label(&self, expr: &Expr) -> Label {
-        let labels = expr.column_refs().into_iter().filter_map(|column| self.label(column).ok());
-        labels.reduce(Label::and).unwrap_or(CLEAR)
-    }
-
     /// The names of the columns that may be read.
     fn readable(&self) -> Vec<String> {
         let fields = self.schema.fields().iter().zip(&self.labels);
@@ -556,7 +653,7 @@ fn sealed_in(name: &str, here: &Here) -> Error {
     };
     Error::refused(
         "sealed-field",
-        format!("`{name}` is sealed for this purpose: it may only be counted, summed or averaged"),
+        format!("`{name}` is sealed for this purpose: it may only feed a protected aggregate"),
         instead,
     )
 }
@@ -564,7 +661,7 @@ fn sealed_in(name: &str, here: &Here) -> Error {
 fn rows_only_counted() -> Error {
     Error::refused(
         "sealed-rows",
-        "rows of this dataset may only be counted for this purpose, not seen, joined or sorted",
+        "rows of this dataset may only be counted for this purpose, not seen or sorted",
         "SELECT a coarse column, count(*) FROM the dataset GROUP BY that column",
     )
 }

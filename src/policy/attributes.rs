@@ -160,6 +160,7 @@ mod tests {
             bins: Vec::new(),
             allowed: None,
             bounds: None,
+            centre: None,
             division: None,
         };
         let dataset = Dataset {

@@ -16,7 +16,7 @@ use chrono::{DateTime, Utc};
 use ring::digest::{Context as Digest, SHA256};
 
 use super::{
-    Caller,
+    Caller, DISCLOSURE,
     attributes::{self, Attributes},
     residual::{Obstacle, Setting, never},
 };
@@ -110,10 +110,9 @@ pub fn uid(kind: &str, id: &str) -> EntityUid {
 }
 
 impl Loaded {
-    /// Reads and checks a folder of policies.
-    pub fn open(folder: &Path, datasets: &Datasets) -> Result<Self> {
-        let files = read_files(folder)?;
-        let version = version_of(&files);
+    /// Checks the files of a folder of policies.
+    pub fn open(folder: &Path, files: &[(String, String)], datasets: &Datasets) -> Result<Self> {
+        let version = version_of(files);
         let text = |name: &str| -> Result<(PathBuf, &str)> {
             let found = files.iter().find(|(file, _)| file == name);
             let (file, text) = found
@@ -127,8 +126,8 @@ impl Loaded {
             return Err(first_fault(&schema_file, schema_text, &DetailedError::from(&warning)));
         }
         let attributes = attributes::read(&schema_file, schema_text, datasets)?;
-        let (policies, origins) = read_policies(folder, &files)?;
-        validate(folder, &files, &schema, &policies, &origins)?;
+        let (policies, origins) = read_policies(folder, files)?;
+        validate(folder, files, &schema, &policies, &origins)?;
         let (entities_file, entities_text) = text("entities.json")?;
         let (entities, callers) = read_entities(&entities_file, entities_text, &schema, datasets)?;
         let rows = open_rows(&entities, &schema, datasets).map_err(|why| Error::setup(&entities_file, None, why))?;
@@ -291,13 +290,13 @@ fn compile(policy: &cedar_policy::Policy, setting: &Setting<'_>) -> Result<Scope
 }
 
 /// The files that make a policy version, sorted by name.
-fn read_files(folder: &Path) -> Result<Vec<(String, String)>> {
+pub fn read_files(folder: &Path) -> Result<Vec<(String, String)>> {
     let fault = |e: std::io::Error| Error::setup(folder, None, format!("cannot read the policies: {e}"));
     let mut files = Vec::new();
     for entry in fs::read_dir(folder).map_err(fault)? {
         let path = entry.map_err(fault)?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if name.ends_with(".cedar") || name == "schema.cedarschema" || name == "entities.json" {
+        if name.ends_with(".cedar") || ["schema.cedarschema", "entities.json", DISCLOSURE].contains(&name.as_str()) {
             let text =
                 fs::read_to_string(&path).map_err(|e| Error::setup(&path, None, format!("cannot read it: {e}")))?;
             files.push((name, text));

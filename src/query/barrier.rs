@@ -6,10 +6,9 @@ use std::{fmt, sync::Arc};
 
 use datafusion::{
     catalog::memory::{DataSourceExec, MemorySourceConfig},
-    common::{DFSchemaRef, Result, Statistics, internal_err, stats::Precision, tree_node::TreeNodeRecursion},
+    common::{Result, Statistics, internal_err, stats::Precision, tree_node::TreeNodeRecursion},
     config::ConfigOptions,
     execution::{SendableRecordBatchStream, TaskContext},
-    logical_expr::{Expr, LogicalPlan, UserDefinedLogicalNodeCore},
     physical_expr::EquivalenceProperties,
     physical_plan::{
         DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PhysicalExpr, PlanProperties,
@@ -19,7 +18,8 @@ use datafusion::{
     },
 };
 
-use crate::error::Error;
+use super::released::ReleasedExec;
+use crate::{disclose::recheck, error::Error};
 
 /// Passes rows on and nothing else. Every optimizer hook keeps its closed default; those whose default
 /// is open are closed here.
@@ -96,38 +96,6 @@ impl ExecutionPlan for BarrierExec {
     }
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
         self.input.execute(partition, context)
-    }
-}
-
-/// The logical barrier above a protected aggregate: what the caller does with released values is not
-/// pushed to where unreleased ones are.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Hash)]
-pub struct ReleasedNode {
-    /// The plan whose every row is released.
-    pub input: LogicalPlan,
-}
-
-impl UserDefinedLogicalNodeCore for ReleasedNode {
-    fn name(&self) -> &'static str {
-        "Released"
-    }
-    fn inputs(&self) -> Vec<&LogicalPlan> {
-        vec![&self.input]
-    }
-    fn schema(&self) -> &DFSchemaRef {
-        self.input.schema()
-    }
-    fn expressions(&self) -> Vec<Expr> {
-        Vec::new()
-    }
-    fn fmt_for_explain(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Released")
-    }
-    fn with_exprs_and_inputs(&self, _: Vec<Expr>, mut inputs: Vec<LogicalPlan>) -> Result<Self> {
-        match inputs.pop() {
-            Some(input) => Ok(Self { input }),
-            None => internal_err!("a release has one input"),
-        }
     }
 }
 
@@ -230,16 +198,24 @@ fn stored_rows(plan: &Arc<dyn ExecutionPlan>, args: &StatisticsArgs) -> Result<P
 /// # Errors
 /// [`Error::Internal`]: such a plan is a fault of the hub and is not run.
 pub fn verify(plan: &Arc<dyn ExecutionPlan>) -> crate::error::Result<()> {
-    // A release stands on scans that have barriers of their own.
-    if plan.downcast_ref::<WholeExec>().is_some() {
+    stands(plan, Place::Outside)
+}
+
+/// Where a part of a plan stands.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Outside,
+    BelowRelease,
+}
+
+fn stands(plan: &Arc<dyn ExecutionPlan>, place: Place) -> crate::error::Result<()> {
+    if place == Place::Outside && recheck::shows_subjects(&plan.schema()) {
+        return Err(Error::internal("the numbers of subjects are shown outside a release"));
+    }
+    if plan.downcast_ref::<BarrierExec>().is_some() || plan.downcast_ref::<WholeExec>().is_some() {
         return Ok(());
     }
-    if let Some(barrier) = plan.downcast_ref::<BarrierExec>() {
-        return match contains_barrier(&barrier.input) {
-            true => verify(&barrier.input),
-            false => Ok(()),
-        };
-    }
+    let below = if plan.downcast_ref::<ReleasedExec>().is_some() { Place::BelowRelease } else { place };
     let children = plan.children();
     if children.is_empty() {
         let written = matches!(plan.name(), "EmptyExec" | "PlaceholderRowExec" | "WorkTableExec")
@@ -251,11 +227,5 @@ pub fn verify(plan: &Arc<dyn ExecutionPlan>) -> crate::error::Result<()> {
             false => Err(Error::internal(format!("`{}` stands outside a barrier", plan.name()))),
         };
     }
-    children.into_iter().try_for_each(verify)
-}
-
-fn contains_barrier(plan: &Arc<dyn ExecutionPlan>) -> bool {
-    plan.downcast_ref::<BarrierExec>().is_some()
-        || plan.downcast_ref::<WholeExec>().is_some()
-        || plan.children().into_iter().any(contains_barrier)
+    children.into_iter().try_for_each(|child| stands(child, below))
 }

@@ -1,4 +1,4 @@
-//! The defences of the access gate, by name.
+//! The defences of both gates, by name.
 //!
 //! In a hub that is shipped all of them stand. Tests take one away, with the cargo feature `weakened` that
 //! only tests switch on, and see that something breaks: a defence whose absence nobody notices is none.
@@ -32,11 +32,27 @@ pub enum Defence {
     FunctionList,
     /// Only one plain query is planned.
     Firewall,
+    /// The disclosure gate looks at the plan again as the optimizer left it.
+    Recheck,
+    /// Protected aggregates read published versions.
+    Epochs,
+    /// A cell is shown only where it stands for enough people, noise and all.
+    Threshold,
+    /// Released numbers carry noise that follows the set of people.
+    Noise,
+    /// A set that differs from an earlier one in a few people gets that one's answer.
+    Snap,
+    /// How much is released of a field is limited over all callers together.
+    Ledger,
+    /// A part that is nearly the whole is not told from it.
+    Homogeneity,
+    /// Conditions below a protected aggregate are coarse.
+    Grammar,
 }
 
 impl Defence {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 21] = [
         Self::HiddenFields,
         Self::RowScope,
         Self::Barrier,
@@ -50,10 +66,18 @@ impl Defence {
         Self::ErrorWords,
         Self::FunctionList,
         Self::Firewall,
+        Self::Recheck,
+        Self::Epochs,
+        Self::Threshold,
+        Self::Noise,
+        Self::Snap,
+        Self::Ledger,
+        Self::Homogeneity,
+        Self::Grammar,
     ];
 }
 
-const _: () = assert!(Defence::ALL.len() == Defence::Firewall as usize + 1);
+const _: () = assert!(Defence::ALL.len() == Defence::Grammar as usize + 1);
 
 /// Which defences stand: all, but in tests.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -33,6 +33,7 @@ use super::{
     ordered::OrderedNode,
     total,
 };
+use crate::release::aggregate::is_cell_aggregate;
 
 /// A plan whose answer follows visible rows only, and in how many partitions it may run.
 pub struct Settled {
@@ -114,7 +115,7 @@ fn types(args: &[Expr], schema: &DFSchema) -> Vec<DataType> {
 /// How an aggregate uses the order of its rows; what is not an aggregate is taken for the worst.
 fn order_use(expr: &Expr, schema: &DFSchema) -> OrderUse {
     match aggregate_call(expr) {
-        Some(call) if exact::is_form(call.func.name()) => OrderUse::None,
+        Some(call) if exact::is_form(call.func.name()) || is_cell_aggregate(&call.func) => OrderUse::None,
         Some(call) => functions::order_use(call.func.name(), &types(&call.params.args, schema)),
         None => OrderUse::PicksRows,
     }

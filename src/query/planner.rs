@@ -15,8 +15,8 @@ use datafusion::{
 };
 
 use super::{
-    barrier::{BarrierExec, ReleasedNode},
     ordered::{OrderedExec, OrderedNode},
+    released::{ReleasedExec, ReleasedNode},
 };
 
 /// Plans queries with the hub's own nodes.
@@ -41,10 +41,10 @@ impl ExtensionPlanner for Planner {
         session: &dyn Session,
         context: &PhysicalPlanningContext,
     ) -> Result<Option<Arc<dyn ExecutionPlan>>> {
-        let [input] = inputs else { return Ok(None) };
-        if node.as_any().is::<ReleasedNode>() {
-            return Ok(Some(Arc::new(BarrierExec::new(Arc::clone(input)))));
+        if let Some(released) = node.as_any().downcast_ref::<ReleasedNode>() {
+            return Ok(Some(Arc::new(ReleasedExec::new(inputs.to_vec(), released))));
         }
+        let [input] = inputs else { return Ok(None) };
         let Some(ordered) = node.as_any().downcast_ref::<OrderedNode>() else { return Ok(None) };
         let mut order = Vec::new();
         for key in &ordered.keys {

@@ -8,10 +8,11 @@ use std::{
 };
 
 use arrow::{
-    array::{Array, ArrayRef, AsArray, BinaryArray, Date32Array, StringArray},
+    array::{Array, ArrayRef, AsArray, BinaryArray, Date32Array, StringArray, UInt64Array},
     buffer::{NullBuffer, OffsetBuffer},
     compute::{cast, kernels::substring::substring_by_char},
     datatypes::{DataType, Date32Type, Field as ArrowField, Float64Type, Int64Type, Schema, SchemaRef, TimeUnit},
+    row::{RowConverter, SortField},
 };
 use async_trait::async_trait;
 use chrono::{Datelike, NaiveDate};
@@ -44,12 +45,27 @@ use crate::{
         scope::Scope,
     },
     policy::{DatasetView, Exposure, Rows},
-    pseudonym::TokenKey,
+    pseudonym::{SubjectKey, TokenKey},
     store::{ARRIVAL, DIGEST, SOURCE},
 };
 
 /// The column in which protected aggregates find the subject of a row. Never in a caller's schema.
 pub const SUBJECT: &str = "__subject";
+
+/// The column in which they find whether a row came from another agency than the caller's. Only where the
+/// caller's own agency pushes to the dataset.
+pub const FOREIGN: &str = "__foreign";
+
+/// How protected aggregates tell subjects apart.
+#[derive(Clone)]
+pub struct Subjects {
+    /// Within what they can be told apart.
+    pub domain: String,
+    /// The key of their numbers.
+    pub key: SubjectKey,
+    /// The agency that asks.
+    pub agency: String,
+}
 
 /// A governed table. Its schema holds the caller's fields and nothing else; its scan applies row scope
 /// and masks and puts a barrier on top.
@@ -57,8 +73,11 @@ pub const SUBJECT: &str = "__subject";
 pub struct GovernedTable {
     view: DatasetView,
     raw: Arc<dyn TableProvider>,
+    /// The rows as they were last published.
+    published: Arc<dyn TableProvider>,
     tokens: TokenKey,
     schema: SchemaRef,
+    subjects: Subjects,
     with_subject: bool,
     defences: Defences,
     /// Filters of which a scan takes over only what they imply; whoever asked applies them.
@@ -73,7 +92,14 @@ impl fmt::Debug for GovernedTable {
 
 impl GovernedTable {
     /// The table of a view over the stored rows.
-    pub fn new(view: &DatasetView, raw: Arc<dyn TableProvider>, tokens: TokenKey, defences: Defences) -> Self {
+    pub fn new(
+        view: &DatasetView,
+        raw: Arc<dyn TableProvider>,
+        published: Arc<dyn TableProvider>,
+        tokens: TokenKey,
+        subjects: Subjects,
+        defences: Defences,
+    ) -> Self {
         let mut view = view.clone();
         if !defences.stand(Defence::HiddenFields) {
             for field in view.dataset.stored_fields() {
@@ -84,14 +110,47 @@ impl GovernedTable {
             }
         }
         let schema = Arc::new(Schema::new(visible_fields(&view)));
-        Self { view, raw, tokens, schema, with_subject: false, defences, applied_above: Arc::default() }
+        Self {
+            view,
+            raw,
+            published,
+            tokens,
+            schema,
+            subjects,
+            with_subject: false,
+            defences,
+            applied_above: Arc::default(),
+        }
     }
 
-    /// The same table with the subject of each row in a last column, for protected aggregates only.
+    /// The same table as it was last published, with the number of each row's subject in a column of its own,
+    /// for protected aggregates only.
     pub fn with_subject(&self) -> Self {
         let mut fields = visible_fields(&self.view);
-        fields.push(ArrowField::new(SUBJECT, DataType::Binary, true));
-        Self { schema: Arc::new(Schema::new(fields)), with_subject: true, ..self.clone() }
+        fields.push(ArrowField::new(SUBJECT, DataType::UInt64, true));
+        if self.view.own {
+            fields.push(ArrowField::new(FOREIGN, DataType::Boolean, true));
+        }
+        let raw = match self.defences.stand(Defence::Epochs) {
+            true => Arc::clone(&self.published),
+            false => Arc::clone(&self.raw),
+        };
+        Self { raw, schema: Arc::new(Schema::new(fields)), with_subject: true, ..self.clone() }
+    }
+
+    /// Whether it carries the numbers of its subjects.
+    pub fn carries_subjects(&self) -> bool {
+        self.with_subject
+    }
+
+    /// Whether the agency that asks owns it.
+    pub fn asked_by_owner(&self) -> bool {
+        self.subjects.agency == self.dataset().name.agency
+    }
+
+    /// Within what its subjects can be told apart.
+    pub fn subject_domain(&self) -> String {
+        self.subjects.domain.clone()
     }
 
     /// The view it shows.
@@ -293,12 +352,18 @@ impl GovernedTable {
             shown.push(self.shown(name, *exposure)?);
         }
         if self.with_subject {
-            let subject = match &self.dataset().subject {
-                Some(subject) => stored(subject),
-                // Where rows are about nobody, each row counts for itself.
-                None => stored(DIGEST),
+            let key = Box::new(self.subjects.key.clone());
+            let subject = match (&self.dataset().subject, self.dataset().key.as_slice()) {
+                (Some(subject), _) => masked(Mask::Subject(key), stored(subject)),
+                // Where rows are about nobody, each record counts for itself, whatever else it says, and each row
+                // where records have no key.
+                (None, []) => masked(Mask::Subject(key), stored(DIGEST)),
+                (None, fields) => masked_all(Mask::Record(key), fields.iter().map(|field| stored(field)).collect()),
             };
             shown.push(subject.alias(SUBJECT));
+            if self.view.own {
+                shown.push(stored(SOURCE).not_eq(lit(self.subjects.agency.as_str())).alias(FOREIGN));
+            }
         }
         Ok(match projection {
             Some(projection) => projection.iter().filter_map(|at| shown.get(*at).cloned()).collect(),
@@ -487,11 +552,18 @@ fn current_state(plan: LogicalPlanBuilder, dataset: &Dataset) -> Result<LogicalP
 #[derive(Clone)]
 enum Mask {
     Token(Box<TokenKey>),
+    Subject(Box<SubjectKey>),
+    Record(Box<SubjectKey>),
     Generalise(Generalise),
 }
 
 fn masked(mask: Mask, stored: Expr) -> Expr {
-    ScalarUDF::new_from_impl(Masked { mask, signature: Signature::any(1, Volatility::Immutable) }).call(vec![stored])
+    masked_all(mask, vec![stored])
+}
+
+fn masked_all(mask: Mask, stored: Vec<Expr>) -> Expr {
+    let signature = Signature::any(stored.len(), Volatility::Immutable);
+    ScalarUDF::new_from_impl(Masked { mask, signature }).call(stored)
 }
 
 /// A mask as a function of the engine. It is in no registry: only scans use it.
@@ -507,10 +579,11 @@ impl fmt::Debug for Masked {
 }
 
 impl Masked {
-    fn same(&self) -> Option<Generalise> {
+    fn same(&self) -> (&str, Option<Generalise>, Option<&[u8]>) {
         match &self.mask {
-            Mask::Token(_) => None,
-            Mask::Generalise(how) => Some(*how),
+            Mask::Token(_) => (self.name(), None, None),
+            Mask::Subject(key) | Mask::Record(key) => (self.name(), None, Some(key.name())),
+            Mask::Generalise(how) => (self.name(), Some(*how), None),
         }
     }
 }
@@ -534,6 +607,8 @@ impl ScalarUDFImpl for Masked {
     fn name(&self) -> &'static str {
         match self.mask {
             Mask::Token(_) => "gridhub_token",
+            Mask::Subject(_) => "gridhub_subject",
+            Mask::Record(_) => "gridhub_record",
             Mask::Generalise(_) => "gridhub_generalise",
         }
     }
@@ -545,17 +620,24 @@ impl ScalarUDFImpl for Masked {
     fn return_type(&self, arguments: &[DataType]) -> Result<DataType> {
         match (&self.mask, arguments) {
             (Mask::Token(_), _) => Ok(DataType::Utf8),
+            (Mask::Subject(_) | Mask::Record(_), _) => Ok(DataType::UInt64),
             (Mask::Generalise(_), [kind]) => Ok(kind.clone()),
             _ => internal_err!("a mask has one argument"),
         }
     }
 
     fn invoke_with_args(&self, arguments: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        if let Mask::Record(key) = &self.mask {
+            let fields = ColumnarValue::values_to_arrays(&arguments.args)?;
+            return Ok(ColumnarValue::Array(records(key, &fields)?));
+        }
         let [value] = arguments.args.as_slice() else { return internal_err!("a mask has one argument") };
         let values = value.to_array(arguments.number_rows)?;
         let masked = match &self.mask {
             Mask::Token(key) => tokens(key, &values)?,
+            Mask::Subject(key) => subjects(key, &values)?,
             Mask::Generalise(how) => generalised(*how, &values)?,
+            Mask::Record(_) => return internal_err!("a record is not one value"),
         };
         Ok(ColumnarValue::Array(masked))
     }
@@ -571,6 +653,20 @@ fn tokens(key: &TokenKey, values: &ArrayRef) -> Result<ArrayRef> {
     let nulls = pseudonyms.iter().map(Option::is_some).collect::<NullBuffer>();
     let texts = StringArray::try_new(OffsetBuffer::from_lengths(lengths), key.tokens(&there).into(), Some(nulls))?;
     Ok(Arc::new(texts))
+}
+
+fn subjects(key: &SubjectKey, values: &ArrayRef) -> Result<ArrayRef> {
+    let binary = cast(values, &DataType::Binary)?;
+    let binary: &BinaryArray = binary.as_binary();
+    let pseudonyms: Vec<[u8; WIDTH]> =
+        binary.iter().map(|value| value.and_then(|value| value.try_into().ok()).unwrap_or_default()).collect();
+    Ok(Arc::new(UInt64Array::new(key.numbers(&pseudonyms).into(), binary.nulls().cloned())))
+}
+
+fn records(key: &SubjectKey, fields: &[ArrayRef]) -> Result<ArrayRef> {
+    let order = fields.iter().map(|field| SortField::new(field.data_type().clone())).collect();
+    let rows = RowConverter::new(order)?.convert_columns(fields)?;
+    Ok(Arc::new(rows.iter().map(|row| Some(key.record(row.as_ref()))).collect::<UInt64Array>()))
 }
 
 fn generalised(how: Generalise, values: &ArrayRef) -> Result<ArrayRef> {
