@@ -15,6 +15,7 @@ use crate::{
         tree::{Hash, Tree},
     },
     dataset::receipt::Receipt,
+    disclose::{Small, Wishes},
     error::{Error, Result},
     validate::Format,
 };
@@ -100,11 +101,8 @@ impl Client {
     ///
     /// # Errors
     /// The hub's problem, or [`Error::Unreachable`].
-    pub async fn query(&self, sql: &str, purpose: Option<&str>, accept: &str) -> Result<Bytes> {
-        let mut question = json!({ "sql": sql });
-        if let Some(purpose) = purpose {
-            question["purpose"] = json!(purpose);
-        }
+    pub async fn query(&self, sql: &str, purpose: Option<&str>, wishes: Wishes, accept: &str) -> Result<Bytes> {
+        let question = question(sql, purpose, wishes);
         let request = self.request(Method::POST, "/v1/sql").header("accept", accept).json(&question);
         self.send(request).await?.bytes().await.map_err(unreachable)
     }
@@ -113,11 +111,8 @@ impl Client {
     ///
     /// # Errors
     /// The hub's problem, or [`Error::Unreachable`].
-    pub async fn explain(&self, sql: &str, purpose: Option<&str>) -> Result<Value> {
-        let mut question = json!({ "sql": sql });
-        if let Some(purpose) = purpose {
-            question["purpose"] = json!(purpose);
-        }
+    pub async fn explain(&self, sql: &str, purpose: Option<&str>, wishes: Wishes) -> Result<Value> {
+        let question = question(sql, purpose, wishes);
         self.json(self.request(Method::POST, "/v1/explain").json(&question)).await
     }
 
@@ -214,6 +209,21 @@ impl Client {
     }
 }
 
+/// A question as the hub reads it; what is not wished for is left out.
+fn question(sql: &str, purpose: Option<&str>, wishes: Wishes) -> Value {
+    let mut question = json!({ "sql": sql });
+    if let Some(purpose) = purpose {
+        question["purpose"] = json!(purpose);
+    }
+    if wishes.interval {
+        question["interval"] = json!(true);
+    }
+    if wishes.small != Small::default() {
+        question["small_cells"] = json!(wishes.small);
+    }
+    question
+}
+
 fn from_problem(status: StatusCode, problem: &Value) -> Error {
     let member = |name: &str| problem[name].as_str().map(str::to_owned);
     if let (Some(rule), Some(why), Some(instead)) = (member("rule"), member("why"), member("try")) {
@@ -251,6 +261,15 @@ fn tile_path(tile: u64, width: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn wishes_are_written_as_the_hub_reads_them() {
+        let plain = question("SELECT 1", None, Wishes::default());
+        assert_eq!(plain, json!({"sql": "SELECT 1"}));
+        let wished = question("SELECT 1", Some("audit"), Wishes { interval: true, small: Small::RollUp });
+        let written = json!({"sql": "SELECT 1", "purpose": "audit", "interval": true, "small_cells": "roll-up"});
+        assert_eq!(wished, written);
+    }
 
     #[test]
     fn tiles_are_named_as_the_standard_does() {

@@ -24,6 +24,7 @@ use crate::{
     cli::words,
     client::Client,
     dataset::receipt::Receipt,
+    disclose::Wishes,
     error::{Error, Result},
     front::http,
     hub::{Hub, Opening},
@@ -133,7 +134,7 @@ impl Demo {
         say("5. What is refused, and why");
         for sql in questions::REFUSED {
             println!("\n> {sql}");
-            match analyst.query(sql, Some("epidemiology"), "application/json").await {
+            match analyst.query(sql, Some("epidemiology"), Wishes::default(), "application/json").await {
                 Err(Error::Refused(refusal)) => {
                     println!("refused by `{}`: {}\ntry: {}", refusal.rule, refusal.why, refusal.instead);
                 }
@@ -273,7 +274,7 @@ pub fn as_parquet(rows: &RecordBatch) -> Result<Bytes> {
 
 async fn ask(client: &Client, title: &str, sql: &str, purpose: Option<&str>) -> Result<()> {
     println!("\n{title}\n> {sql}");
-    let answer = client.query(sql, purpose, "application/vnd.apache.arrow.stream").await?;
+    let answer = client.query(sql, purpose, Wishes::default(), "application/vnd.apache.arrow.stream").await?;
     print!("{}", words::table(&answer)?);
     Ok(())
 }

@@ -5,8 +5,14 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use serde_json::Value;
 
-use super::{Hub, print, words::table};
-use crate::error::{Error, Result};
+use super::{
+    Hub, print,
+    words::{explanation, table},
+};
+use crate::{
+    disclose::{Small, Wishes},
+    error::{Error, Result},
+};
 
 /// How an answer is printed.
 #[derive(Clone, Copy, ValueEnum)]
@@ -21,6 +27,39 @@ enum Shape {
     Arrow,
     /// Parquet file.
     Parquet,
+}
+
+/// What becomes of protected cells of too few people.
+#[derive(Clone, Copy, ValueEnum)]
+enum SmallCells {
+    /// They are absent.
+    LeaveOut,
+    /// All of them together are one row more.
+    Merge,
+    /// Those of one division together are a row at that division.
+    RollUp,
+}
+
+/// How a protected answer is wished for.
+#[derive(Args, Clone, Copy)]
+struct Wished {
+    /// Give each protected number with the ends of its 95 % interval.
+    #[arg(long)]
+    interval: bool,
+    /// What becomes of protected cells of too few people.
+    #[arg(long, value_enum, default_value = "leave-out", value_name = "HOW")]
+    small_cells: SmallCells,
+}
+
+impl Wished {
+    fn wishes(self) -> Wishes {
+        let small = match self.small_cells {
+            SmallCells::LeaveOut => Small::LeaveOut,
+            SmallCells::Merge => Small::Merge,
+            SmallCells::RollUp => Small::RollUp,
+        };
+        Wishes { interval: self.interval, small }
+    }
 }
 
 /// Ask in SQL.
@@ -38,6 +77,8 @@ pub struct Query {
     /// How the answer is printed.
     #[arg(long, value_enum, default_value = "table")]
     format: Shape,
+    #[command(flatten)]
+    wished: Wished,
     #[command(flatten)]
     hub: Hub,
 }
@@ -57,7 +98,8 @@ impl Query {
             Shape::Csv => "text/csv",
             Shape::Parquet => "application/vnd.apache.parquet",
         };
-        let body = self.hub.client()?.query(&sql, self.purpose.as_deref(), accept).await?;
+        let wishes = self.wished.wishes();
+        let body = self.hub.client()?.query(&sql, self.purpose.as_deref(), wishes, accept).await?;
         match self.format {
             Shape::Table => print(table(&body)?.as_bytes()),
             Shape::Json => {
@@ -78,26 +120,16 @@ pub struct Explain {
     #[arg(long, value_name = "P")]
     purpose: Option<String>,
     #[command(flatten)]
+    wished: Wished,
+    #[command(flatten)]
     hub: Hub,
 }
 
 impl Explain {
     /// Explains.
     pub async fn run(self) -> Result<()> {
-        let explained = self.hub.client()?.explain(&self.sql, self.purpose.as_deref()).await?;
-        let mut text = format!("{}\n", explained["verdict"].as_str().unwrap_or_default());
-        for column in explained["columns"].as_array().into_iter().flatten() {
-            let word = |name: &str| column[name].as_str().unwrap_or_default().to_owned();
-            text.push_str(&format!("  column {:30} {:20} {}\n", word("name"), word("type"), word("exposure")));
-        }
-        for (field, exposure) in explained["reads"].as_object().into_iter().flatten() {
-            text.push_str(&format!("  reads  {field:51} {}\n", exposure.as_str().unwrap_or_default()));
-        }
-        if let Some(refusal) = explained.get("refusal") {
-            let word = |name: &str| refusal[name].as_str().unwrap_or_default().to_owned();
-            text.push_str(&format!("  rule: {}\n  why:  {}\n  try:  {}\n", word("rule"), word("why"), word("try")));
-        }
-        print(text.as_bytes())
+        let explained = self.hub.client()?.explain(&self.sql, self.purpose.as_deref(), self.wished.wishes()).await?;
+        print(explanation(&explained)?.as_bytes())
     }
 }
 

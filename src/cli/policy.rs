@@ -8,6 +8,7 @@ use clap::Subcommand;
 use super::{Folders, print};
 use crate::{
     dataset::{DatasetName, Datasets, contract},
+    disclose::Settings,
     error::{Error, Result},
     policy,
 };
@@ -80,6 +81,12 @@ fn check(datasets: &Datasets, policy: &policy::Policy) -> Result<String> {
         policy.callers().count(),
         policy.version()
     );
+    let Settings { cells_per_subject, cells_at_least, pad_replies } = policy.disclosure();
+    text.push_str(&format!(
+        "of each sealed field at most {cells_per_subject} protected numbers a subject, or {cells_at_least} where that \
+         is more; their replies are {}\n",
+        if *pad_replies { "padded" } else { "not padded" }
+    ));
     for policy::NotCompiled { file, line, policy, what, for_whom, instead, outcome } in not_compiled {
         let line = line.map(|line| format!(":{line}")).unwrap_or_default();
         text.push_str(&format!(
@@ -130,7 +137,7 @@ fn explain(caller: &str, dataset: &str, purpose: Option<String>, folders: &Folde
 fn diff(other: PathBuf, folders: Folders) -> Result<()> {
     let (datasets, ours) = load(&folders)?;
     let (_, theirs) = load(&Folders { policies: other, ..folders })?;
-    let mut text = String::new();
+    let mut text = disclosure_diff(ours.disclosure(), theirs.disclosure())?;
     let mut callers: Vec<_> = ours.callers().chain(theirs.callers()).cloned().collect();
     callers.sort_by(|one, two| one.id.cmp(&two.id));
     callers.dedup_by(|one, two| one.id == two.id);
@@ -158,6 +165,15 @@ fn diff(other: PathBuf, folders: Folders) -> Result<()> {
         true => print(b"no caller would notice\n"),
         false => print(text.as_bytes()),
     }
+}
+
+/// What would change about releases, which is the same for all callers.
+fn disclosure_diff(ours: &Settings, theirs: &Settings) -> Result<String> {
+    let [ours, theirs] = [ours, theirs].map(serde_json::to_value);
+    let (ours, theirs) = (ours.map_err(Error::internal)?, theirs.map_err(Error::internal)?);
+    let members = ours.as_object().into_iter().flatten();
+    let changed = members.map(|(name, was)| (name, was, &theirs[name])).filter(|(_, was, is)| was != is);
+    Ok(changed.map(|(name, was, is)| format!("everybody: {name}: {was} -> {is}\n")).collect())
 }
 
 /// What a caller gets of a dataset, in lines that can be compared.

@@ -96,6 +96,13 @@ pub fn analyst(last_day: NaiveDate) -> Vec<(&'static str, String)> {
              FROM visits GROUP BY 1 ORDER BY 1 LIMIT 5"
                 .into(),
         ),
+        (
+            "Another: feverish residents found on visits who were not tested afterwards",
+            "SELECT division(v.grid_code, 'subdistrict') AS subdistrict, count(DISTINCT v.id_no) AS n FROM visits v \
+             WHERE v.temperature >= 37.3 AND NOT EXISTS (SELECT 1 FROM tests t WHERE t.id_no = v.id_no \
+             AND t.sampled_at >= v.visited_at) GROUP BY 1 ORDER BY 2 DESC LIMIT 5"
+                .into(),
+        ),
     ]
 }
 
@@ -103,7 +110,7 @@ pub fn analyst(last_day: NaiveDate) -> Vec<(&'static str, String)> {
 pub const REFUSED: [&str; 3] = [
     "SELECT name, phone FROM cases",
     "SELECT id_no, severity FROM cases",
-    "SELECT avg(temperature) FROM visits WHERE temperature > 38",
+    "SELECT avg(temperature) FROM visits WHERE temperature > 38.4",
 ];
 
 /// Questions of a grid worker.
@@ -124,8 +131,16 @@ pub fn worker() -> Vec<(&'static str, String)> {
 
 /// Questions of a pharmacy chain.
 pub fn planner() -> Vec<(&'static str, String)> {
-    vec![(
-        "Cases per community as the chain may know them: groups of fewer than ten people are absent",
-        "SELECT grid_code AS community, count(*) AS cases FROM cases GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT 5".into(),
-    )]
+    vec![
+        (
+            "Cases per community as the chain may know them: counts with noise, small groups absent",
+            "SELECT grid_code AS community, count(*) AS cases FROM cases GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT 5".into(),
+        ),
+        (
+            "How many of its customers fell ill: sales and cases meet inside the hub, and neither side sees the other's people",
+            "SELECT s.category, count(DISTINCT s.buyer_id_no) AS ill FROM sales s \
+         WHERE EXISTS (SELECT 1 FROM cases c WHERE c.id_no = s.buyer_id_no) GROUP BY 1 ORDER BY 2 DESC"
+                .into(),
+        ),
+    ]
 }

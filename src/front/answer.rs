@@ -185,7 +185,7 @@ fn unwritable() -> Error {
     Error::DataError("a value in the rows asked for cannot be written; cast it to text".into())
 }
 
-/// The rows under a schema whose metadata carries the facts and each column's exposure.
+/// The rows under a schema whose metadata carries the facts, and each column's exposure and noise.
 fn with_facts(answered: &Answered) -> Result<(Arc<Schema>, Vec<RecordBatch>)> {
     let released = &answered.released;
     let fields: Vec<_> = released
@@ -194,7 +194,10 @@ fn with_facts(answered: &Answered) -> Result<(Arc<Schema>, Vec<RecordBatch>)> {
         .iter()
         .zip(&released.columns)
         .map(|(field, column)| {
-            let metadata = HashMap::from([("gridhub.exposure".to_owned(), column.exposure.clone())]);
+            let mut metadata = HashMap::from([("gridhub.exposure".to_owned(), column.exposure.clone())]);
+            if let Some(noise) = &column.noise {
+                metadata.insert("gridhub.noise".to_owned(), json!(noise).to_string());
+            }
             field.as_ref().clone().with_name(&column.name).with_metadata(metadata)
         })
         .collect();

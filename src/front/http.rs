@@ -22,6 +22,7 @@ use uuid::Uuid;
 use super::answer::{self, AnswerFormat};
 use crate::{
     audit::Entry,
+    disclose::{Small, Wishes},
     error::{Error, Result},
     hub::{Hub, Push, Question},
     identity::Credential,
@@ -194,6 +195,10 @@ struct Asked {
     purpose: Option<String>,
     #[serde(default)]
     params: Vec<Value>,
+    #[serde(default)]
+    interval: bool,
+    #[serde(default)]
+    small_cells: Option<String>,
 }
 
 impl Asked {
@@ -203,11 +208,24 @@ impl Asked {
             StatusCode::UNSUPPORTED_MEDIA_TYPE => {
                 Error::UnsupportedMediaType("send the question as application/json".into())
             }
-            _ => Error::SqlSyntax("the request must be JSON: {\"sql\": \"SELECT …\", \"purpose\": \"…\"}".into()),
+            _ => Error::SqlSyntax(
+                "the request must be JSON: {\"sql\": \"SELECT …\", \"purpose\": \"…\"}; GET /openapi.json lists \
+                 all members"
+                    .into(),
+            ),
         })?;
         let params = asked.params.iter().map(parameter).collect::<Result<_>>()?;
-        Ok(Question { sql: asked.sql, purpose: asked.purpose, params, channel: "http" })
+        let small = asked.small_cells.as_deref().map(small_cells).transpose()?.unwrap_or_default();
+        let wishes = Wishes { interval: asked.interval, small };
+        Ok(Question { sql: asked.sql, purpose: asked.purpose, params, wishes, channel: "http" })
     }
+}
+
+fn small_cells(word: &str) -> Result<Small> {
+    serde_json::from_value(word.into()).map_err(|_| {
+        let word: String = word.chars().take(64).collect();
+        Error::BadRequest(format!("`small_cells` cannot be `{word}`; write `leave-out`, `merge` or `roll-up`"))
+    })
 }
 
 fn parameter(value: &Value) -> Result<ScalarValue> {
@@ -346,6 +364,16 @@ pub fn description() -> Value {
             "type": "object", "required": ["sql"], "additionalProperties": false,
             "properties": {
                 "sql": { "type": "string" }, "purpose": { "type": "string" }, "params": { "type": "array" },
+                "interval": {
+                    "type": "boolean", "default": false,
+                    "description": "whether each protected number `n` comes with the ends of its 95 % interval, \
+                        in columns `n_low` and `n_high`",
+                },
+                "small_cells": {
+                    "enum": ["leave-out", "merge", "roll-up"], "default": "leave-out",
+                    "description": "what becomes of protected cells of too few people: absent, one row of all of \
+                        them, or rows of larger divisions; column `answered_at` says which",
+                },
             },
         } } },
     });
