@@ -15,28 +15,48 @@
 //!   for every question and measured by `SELECT 1`. HTTP and the encoding of answers are in none of these.
 //!
 //! After one round to warm up, in which the answers of both sides are compared, the sides take turns; medians are
-//! compared, not best times. Both sides run in this process, from the same page cache, one question at a time: the hub
-//! lets many callers share the cores, and how it fares then is not measured here. What a small question costs beyond
-//! its rows is told under *planning*; its physical plan cannot be timed apart from outside, so whole questions over
-//! tables of a few rows are compared.
+//! compared, not best times. What protected questions release is in the ledger from then on, and found there. Both
+//! sides run in this process, from the same page cache, one question at a time: the hub lets many callers share the
+//! cores, and how it fares then is not measured here. What a small question costs beyond its rows is told under
+//! *planning*; its physical plan cannot be timed apart from outside, so whole questions over tables of a few rows are
+//! compared.
+//!
+//! Beside these, what protection costs: protected statistics against the same counted by the engine alone
+//! (`governed/protected.rs`), and the sketches that they are compared by (`governed/sketches.rs`).
 //!
 //! Ends with an error only where something fails or answers differ, never over time. Settings, all from the
-//! environment: `GRIDHUB_TPCH_SCALE` (0.1), `GRIDHUB_BENCH_PEOPLE` (100000), `GRIDHUB_BENCH_DAYS` (14),
-//! `GRIDHUB_BENCH_REPEAT` (11), `GRIDHUB_BENCH_JSON` (target/governed.json).
+//! environment:
+//! - `GRIDHUB_BENCH`: which of `tpch`, `questions`, `protected` and `sketches` are run, with commas between; all.
+//! - `GRIDHUB_BENCH_REPEAT` (11), `GRIDHUB_BENCH_JSON` (target/governed.json).
+//! - `GRIDHUB_TPCH_SCALE` (0.1).
+//! - `GRIDHUB_BENCH_PEOPLE` (100000) and `GRIDHUB_BENCH_DAYS` (14): the city of `questions`, and of those of them that
+//!   are `protected`.
+//! - `GRIDHUB_BENCH_ROWS` (1000000), `GRIDHUB_BENCH_SUBJECTS` (100000) and `GRIDHUB_BENCH_GROUPS` (2000): the measures
+//!   of `protected`. A large city's are `GRIDHUB_BENCH_ROWS=10000000 GRIDHUB_BENCH_SUBJECTS=1000000`, which take long
+//!   to load. Of groups of fewer than 18 people, some are not shown.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a measurement that fails should say so")]
 
 #[path = "governed/city.rs"]
 mod city;
 #[path = "../tests/tpch/data.rs"]
 mod data;
+#[path = "governed/lab.rs"]
+mod lab;
+#[path = "governed/pinsketch.rs"]
+mod pinsketch;
 #[path = "governed/plain.rs"]
 mod plain;
+#[path = "governed/protected.rs"]
+mod protected;
 #[path = "governed/report.rs"]
 mod report;
+#[path = "governed/sketches.rs"]
+mod sketches;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt::Debug,
+    fs,
     path::{Path, PathBuf},
     str::FromStr,
     sync::Arc,
@@ -52,7 +72,7 @@ use arrow::{
 use chrono::Utc;
 use gridhub::{
     dataset::{Datasets, contract},
-    disclose::{self, Released},
+    disclose::{self, Gate, Released, Wishes},
     error::Result,
     hub::{self, Hub, Opening},
     identity::Credential,
@@ -60,11 +80,13 @@ use gridhub::{
     policy::{Policy, View},
     pseudonym::{Pseudonyms, TokenKey},
     query::{self, Engine, defences::Defences},
-    store::{Snapshot, Store},
+    store::{Snapshot, Store, metadata::Metadata, publication::Publisher},
 };
 use serde_json::json;
 
+use lab::Size;
 use plain::Plain;
+use protected::Exact;
 use report::{Log, Measured, Planning};
 
 fn main() {
@@ -76,42 +98,93 @@ fn main() {
     runtime.block_on(run());
 }
 
+/// What can be measured, in the order in which it is.
+const BENCHES: [&str; 4] = ["tpch", "questions", "protected", "sketches"];
+
 async fn run() {
-    let scale = data::scale(0.1);
-    let (people, days) = (setting("GRIDHUB_BENCH_PEOPLE", 100_000), setting("GRIDHUB_BENCH_DAYS", 14));
+    let wanted = wanted();
+    let wants = |bench: &str| wanted.contains(bench);
     let repeat = setting::<usize>("GRIDHUB_BENCH_REPEAT", 11).max(1);
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     println!("{cores} cores, {repeat} rounds, medians in milliseconds");
+    let mut report = json!({"machine": report::machine(cores), "repeat": repeat});
+    let mut planning = Vec::new();
 
-    let tpch = World::with_tpch(scale, cores).await;
-    let questions = data::queries(scale).into_iter().map(Question::from).collect::<Vec<_>>();
-    let tpch_measured = tpch.measure_all(&questions, repeat).await;
-    report::questions(&format!("TPC-H at scale {scale}"), &tpch_measured);
-    let mut planning = vec![tpch.measure_planning("SELECT r_name FROM region WHERE r_regionkey = 1", repeat).await];
-
-    let city = World::with_city(people, days, cores).await;
-    let questions = city::questions(&city.index_case().await);
-    let city_measured = city.measure_all(&questions, repeat).await;
-    report::questions(&format!("An analyst's questions, {people} people, {days} days"), &city_measured);
-    planning.push(city.measure_planning("SELECT name FROM divisions WHERE level = 2", repeat).await);
-
-    report::planning(&planning);
-    let log = city.measure_log(repeat).await;
-    report::log(&log);
-    report::write(&json!({
-        "machine": report::machine(cores),
-        "repeat": repeat,
-        "tpch": {
+    if wants("tpch") {
+        let scale = data::scale(0.1);
+        let tpch = World::with_tpch(scale, cores).await;
+        let questions = data::queries(scale).into_iter().map(Question::from).collect::<Vec<_>>();
+        let measured = tpch.measure_all(&questions, repeat).await;
+        report::questions(&format!("TPC-H at scale {scale}"), &measured);
+        planning.push(tpch.measure_planning("SELECT r_name FROM region WHERE r_regionkey = 1", repeat).await);
+        report["tpch"] = json!({
             "scale": scale, "rows": tpch.rows,
-            "questions": tpch_measured, "summary": report::summary(&tpch_measured),
-        },
-        "city": {
-            "people": people, "days": days, "rows": city.rows,
-            "questions": city_measured, "summary": report::summary(&city_measured),
-        },
-        "planning": planning,
-        "log": log,
-    }));
+            "questions": measured, "summary": report::summary(&measured),
+        });
+    }
+
+    let mut log = None;
+    let mut protected = Vec::new();
+    if wants("questions") || wants("protected") {
+        let (people, days) = (setting("GRIDHUB_BENCH_PEOPLE", 100_000), setting("GRIDHUB_BENCH_DAYS", 14));
+        let city = World::with_city(people, days, cores).await;
+        let questions = city::questions(&city.index_case().await);
+        if wants("questions") {
+            let measured = city.measure_all(&questions, repeat).await;
+            report::questions(&format!("An analyst's questions, {people} people, {days} days"), &measured);
+            planning.push(city.measure_planning("SELECT name FROM divisions WHERE level = 2", repeat).await);
+            log = Some(city.measure_log(repeat).await);
+            report["city"] = json!({
+                "people": people, "days": days, "rows": city.rows,
+                "questions": measured, "summary": report::summary(&measured),
+            });
+        }
+        if wants("protected") {
+            protected = city.measure_protected(&questions, repeat).await;
+        }
+    }
+
+    if !planning.is_empty() {
+        report::planning(&planning);
+        report["planning"] = json!(planning);
+    }
+    if let Some(log) = log {
+        report::log(&log);
+        report["log"] = json!(log);
+    }
+
+    if wants("protected") {
+        let size = Size::from_environment();
+        let lab = World::with_lab(&size, cores).await;
+        let measured = lab.measure_protected(&lab::questions(&size), repeat).await;
+        let counting = lab.measure_counting("lab.measures", repeat).await;
+        let Size { rows, subjects, groups } = size;
+        report::protected(&format!("Protected: {rows} rows, {subjects} people, {groups} areas"), &measured);
+        report::counting(counting);
+        report::protected("Protected: those of the analyst's questions", &protected);
+        report["protected"] = json!({
+            "subjects": subjects, "groups": groups, "rows": lab.rows,
+            "questions": measured, "summary": report::summary_of_protected(&measured),
+            "count_subjects_ms": counting,
+            "city": {"questions": protected, "summary": report::summary_of_protected(&protected)},
+        });
+    }
+
+    if wants("sketches") {
+        let measured = sketches::measure(repeat);
+        report::sketches(&measured);
+        report["sketches"] = json!(measured);
+    }
+    report::write(&report);
+}
+
+/// Which benchmarks are run.
+fn wanted() -> BTreeSet<String> {
+    let names = setting("GRIDHUB_BENCH", BENCHES.join(","));
+    let wanted: BTreeSet<String> = names.split(',').map(|name| name.trim().to_owned()).collect();
+    let unknown = wanted.iter().find(|name| !BENCHES.contains(&name.as_str()));
+    assert!(unknown.is_none(), "GRIDHUB_BENCH: there are {}, and no {unknown:?}", BENCHES.join(", "));
+    wanted
 }
 
 fn setting<T: FromStr<Err: Debug>>(name: &str, usual: T) -> T {
@@ -126,16 +199,16 @@ pub struct Question {
     pub governed: String,
     /// As the engine alone is asked.
     pub plain: String,
-    /// What the ungoverned side adds for the comparison, and not for the time, to answer what a protected one does.
-    pub only: Option<&'static str>,
     /// Whether the rows come in an order that leaves nothing to chance.
     pub ordered: bool,
+    /// For those that the hub protects: what the exact answer is.
+    pub protected: Option<Exact>,
 }
 
 impl From<data::Query> for Question {
     fn from(query: data::Query) -> Self {
         let data::Query { name, sql, ordered } = query;
-        Self { name: name.to_owned(), governed: sql.clone(), plain: sql, only: None, ordered }
+        Self { name: name.to_owned(), governed: sql.clone(), plain: sql, ordered, protected: None }
     }
 }
 
@@ -147,10 +220,13 @@ struct World {
     view: Arc<View>,
     snapshot: Snapshot,
     tokens: TokenKey,
+    keys: Arc<Keys>,
+    /// Beside the hub's own, whose ledger has an end.
+    gate: Arc<Gate>,
     plain: Plain,
     plain_in_one: Plain,
     rows: BTreeMap<String, u64>,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 /// What a hub was opened with, for the stages to be put together beside it.
@@ -203,6 +279,16 @@ impl World {
         Self::over(folder, &places, hub, analyst, rows, cores).await
     }
 
+    async fn with_lab(size: &Size, cores: usize) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let opening = lab::opening(folder.path());
+        let places = Places::of(&opening);
+        let hub = Hub::open(opening).await.unwrap();
+        let rows = lab::push(&hub, &places.data, size).await;
+        let analyst = data::credential(&hub, &places.data, lab::CALLER).await;
+        Self::over(folder, &places, hub, analyst, rows, cores).await
+    }
+
     async fn over(
         folder: tempfile::TempDir,
         places: &Places,
@@ -215,11 +301,17 @@ impl World {
         let policy = Policy::load(&places.policies, &datasets, Arc::new(Utc::now)).unwrap();
         let purpose = purpose(&credential);
         let view = policy.view(&credential.caller, &purpose).unwrap();
-        let pseudonyms = Arc::new(Pseudonyms::new(Arc::new(Keys::open(&places.keys, &places.data, true).unwrap())));
+        let keys = Arc::new(Keys::open(&places.keys, &places.data, true).unwrap());
+        let metadata = Arc::new(Metadata::open(&places.data).unwrap());
+        let publisher = Publisher::new(metadata, &keys, Arc::new(Utc::now));
+        let ledger = folder.path().join("ledger");
+        fs::create_dir_all(&ledger).unwrap();
+        let gate = protected::gate(&keys, &ledger);
+        let pseudonyms = Arc::new(Pseudonyms::new(Arc::clone(&keys)));
         let tokens = pseudonyms.tokens(&credential.caller.agency, &purpose);
         let runtime = query::runtime(&folder.path().join("spill"), &places.limits).unwrap();
         let tables = places.data.join("tables");
-        let store = Store::open(&tables, &datasets, Arc::clone(&runtime)).await.unwrap();
+        let store = Store::open(&tables, &datasets, Arc::clone(&runtime), publisher).await.unwrap();
         Self {
             hub,
             credential,
@@ -229,20 +321,27 @@ impl World {
             view,
             snapshot: store.snapshot(),
             tokens,
+            keys,
+            gate,
             plain: open_plain(&tables, &datasets, cores).await,
             plain_in_one: open_plain(&tables, &datasets, 1).await,
             rows,
-            _folder: folder,
+            folder,
         }
     }
 
     /// Answers as the middle of [`Hub::query`] does.
     async fn governed(&self, sql: &str) -> Result<Released> {
+        self.released(&self.gate, sql).await
+    }
+
+    /// Answers through another gate than usual.
+    async fn released(&self, gate: &Arc<Gate>, sql: &str) -> Result<Released> {
         let (engine, view, snapshot) = (Arc::clone(&self.engine), Arc::clone(&self.view), self.snapshot.clone());
-        let sql = sql.to_owned();
+        let (gate, sql) = (Arc::clone(gate), sql.to_owned());
         let answering = async move {
             let planned = engine.plan(&view, &snapshot, &sql, &[]).await?;
-            let guarded = disclose::guard(planned)?;
+            let guarded = disclose::guard(planned, &gate, Wishes::default())?;
             let answer = engine.run(guarded).await?;
             disclose::release(answer)
         };
@@ -252,12 +351,12 @@ impl World {
     /// How long it takes to bind a question to the view, to guard it and to optimise it, in milliseconds.
     async fn plan(&self, sql: &str) -> Result<[f64; 3]> {
         let (engine, view, snapshot) = (Arc::clone(&self.engine), Arc::clone(&self.view), self.snapshot.clone());
-        let sql = sql.to_owned();
+        let (gate, sql) = (Arc::clone(&self.gate), sql.to_owned());
         let planning = async move {
             let started = Instant::now();
             let planned = engine.plan(&view, &snapshot, &sql, &[]).await?;
             let bound = milliseconds(started);
-            let guarded = disclose::guard(planned)?;
+            let guarded = disclose::guard(planned, &gate, Wishes::default())?;
             let checked = milliseconds(started);
             engine.prepare(&guarded)?;
             Ok([bound, checked - bound, milliseconds(started) - checked])
@@ -267,7 +366,8 @@ impl World {
 
     async fn end_to_end(&self, sql: &str) -> Result<hub::Answered> {
         let purpose = Some(purpose(&self.credential));
-        let question = hub::Question { sql: sql.to_owned(), purpose, params: Vec::new(), channel: "bench" };
+        let (params, wishes) = (Vec::new(), Wishes::default());
+        let question = hub::Question { sql: sql.to_owned(), purpose, params, wishes, channel: "bench" };
         self.hub.query(&self.credential, question).await
     }
 
@@ -299,26 +399,32 @@ impl World {
         let name = &question.name;
         let governed = self.governed(&question.governed).await.unwrap_or_else(|error| panic!("{name}: {error:?}"));
         self.end_to_end(&question.governed).await.unwrap_or_else(|error| panic!("{name}: {error:?}"));
-        let rows = governed.rows();
         for side in [&self.plain, &self.plain_in_one] {
-            side.ask(&question.plain).await.unwrap_or_else(|error| panic!("{name}: {error}"));
-            let comparable = format!("{}{}", question.plain, question.only.unwrap_or_default());
-            let plain = side.ask(&comparable).await.unwrap_or_else(|error| panic!("{name}: {error}"));
-            let (mut governed, opaque) = self.with_pseudonyms(&governed);
-            let mut plain = data::cells(&rounded(&plain));
-            for row in &mut plain {
-                opaque.iter().for_each(|column| row[*column] = OPAQUE.to_owned());
+            let plain = side.ask(&question.plain).await.unwrap_or_else(|error| panic!("{name}: {error}"));
+            match &question.protected {
+                None => self.compare_exactly(question, &governed, &plain),
+                Some(exact) => {
+                    let counted = side.ask(&exact.sql).await.unwrap_or_else(|error| panic!("{name}: {error}"));
+                    protected::compare(name, exact, &governed, &counted);
+                }
             }
-            if !question.ordered {
-                governed.sort();
-                plain.sort();
-            }
-            assert!(
-                governed == plain,
-                "{name} is answered with\n{governed:?}\nand by the engine alone with\n{plain:?}"
-            );
         }
-        rows
+        governed.rows()
+    }
+
+    fn compare_exactly(&self, question: &Question, governed: &Released, plain: &[RecordBatch]) {
+        let name = &question.name;
+        assert_eq!(governed.protection.mode, "exact", "{name}");
+        let (mut governed, opaque) = self.with_pseudonyms(governed);
+        let mut plain = data::cells(&rounded(plain));
+        for row in &mut plain {
+            opaque.iter().for_each(|column| row[*column] = OPAQUE.to_owned());
+        }
+        if !question.ordered {
+            governed.sort();
+            plain.sort();
+        }
+        assert!(governed == plain, "{name} is answered with\n{governed:?}\nand by the engine alone with\n{plain:?}");
     }
 
     /// Rows as text, tokens as the pseudonyms behind them; and the columns in which there are other things than whole
@@ -362,8 +468,8 @@ impl World {
             name: sql.to_owned(),
             governed: sql.to_owned(),
             plain: sql.to_owned(),
-            only: None,
             ordered: false,
+            protected: None,
         };
         self.compare(&small).await;
         let (mut governed, mut plain, mut governed_steps, mut plain_steps) = (vec![], vec![], vec![], vec![]);

@@ -9,7 +9,7 @@ use gridhub::{
     hub::{Hub, Opening},
 };
 
-use crate::{Question, data};
+use crate::{Question, data, protected::Exact};
 
 /// Who asks.
 pub const CALLER: &str = "health-analyst";
@@ -63,9 +63,8 @@ pub async fn push(hub: &Hub, data_folder: &Path, people: usize, days: usize) -> 
 /// Both sides get the same text, except where the ungoverned side holds pseudonyms in bytes and not in digits (9, 18,
 /// 25). Changed for both sides are those whose answer would hang on what the analyst may not see or on chance: 4 (a
 /// second sort key, or ties at the limit decide), 14 (born before 1966, since the analyst sees years), 19 (the analyst
-/// sees the community of a case), and 24 (codes without padding). 13 and 16 filter and group by sealed fields and are
-/// refused; in their place stand the nearest protected aggregates, timed against the plain ones and compared with
-/// those of their groups that stand for ten people and more.
+/// sees the community of a case), and 24 (codes without padding). 13 and 16 filter and group by sealed fields and
+/// are protected, timed against the plain ones and compared as far as noise lets them.
 pub fn questions(index_case: &str) -> Vec<Question> {
     let index_case = format!("FROM cases WHERE source_case_id = X'{index_case}')");
     let question = |block: &str| {
@@ -78,13 +77,18 @@ pub fn questions(index_case: &str) -> Vec<Question> {
                 "min(source_case_id) AS case_id FROM cases)",
                 &format!("min(source_case_id) AS case_id {index_case}"),
             );
-        let only = name.ends_with("protected").then_some(" HAVING count(DISTINCT id_no) >= 10");
+        let protected = name.ends_with("protected").then(|| Exact {
+            sql: plain.trim().replacen(" FROM ", ", count(DISTINCT id_no) AS people FROM ", 1),
+            // A count of few people, and beside it a mean of temperatures or another count.
+            within: if name.contains("mean") { &[0.5, 0.1] } else { &[0.5, 0.5] },
+            complete: true,
+        });
         Question {
             name: name.to_owned(),
             governed: sql.trim().to_owned(),
             plain: plain.trim().to_owned(),
-            only,
             ordered: false,
+            protected,
         }
     };
     include_str!("questions.sql").split("-- ").skip(1).map(question).collect()

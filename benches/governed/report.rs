@@ -56,6 +56,59 @@ pub struct Log {
     pub end_to_end: f64,
 }
 
+/// A protected question's medians, in milliseconds.
+#[derive(Serialize)]
+pub struct Protected {
+    /// The question.
+    pub name: String,
+    /// Rows of the protected answer.
+    pub rows: usize,
+    /// The engine alone, which counts the people of each group beside.
+    #[serde(rename = "plain_ms")]
+    pub plain: f64,
+    /// The hub's engine, when nothing was released before.
+    #[serde(rename = "first_ms")]
+    pub first: f64,
+    /// The hub's engine, when the same is asked again.
+    #[serde(rename = "repeated_ms")]
+    pub again: f64,
+}
+
+/// What a way to sketch sets takes: a time for each thing, the median over blocks of many, in nanoseconds.
+#[derive(Serialize)]
+pub struct Sketched {
+    /// What it is called.
+    pub name: &'static str,
+    /// How large a sketch is.
+    pub bytes: usize,
+    /// Putting in a tag.
+    #[serde(rename = "insertion_ns")]
+    pub insertion: f64,
+    /// Adding one sketch to another.
+    #[serde(rename = "merge_ns")]
+    pub merge: f64,
+    /// Whether two sets are near, by the number of their differences.
+    #[serde(rename = "comparisons_ns")]
+    pub comparisons: Vec<(usize, f64)>,
+    /// Reading off all differences, so many, where that can be asked for.
+    #[serde(rename = "reading_ns")]
+    pub reading: Option<(usize, f64)>,
+    /// Pairs of sets that were looked at for each number of differences.
+    pub trials: usize,
+    /// Of how many of these the differences were not told rightly, from 1 difference on.
+    pub wrong: Vec<usize>,
+}
+
+impl Protected {
+    fn ratio_first(&self) -> f64 {
+        self.first / self.plain
+    }
+
+    fn ratio_again(&self) -> f64 {
+        self.again / self.plain
+    }
+}
+
 impl Measured {
     fn ratio(&self) -> f64 {
         self.governed / self.ungoverned
@@ -115,6 +168,68 @@ pub fn log(measured: &Log) {
     println!("  governed   {:>7.2}", measured.governed);
     println!("  end to end {:>7.2}", measured.end_to_end);
     println!("  difference {:>7.2}", measured.end_to_end - measured.governed);
+}
+
+/// One line a protected question, and what they come to.
+pub fn protected(title: &str, measured: &[Protected]) {
+    println!("\n{title}");
+    println!("{:36} {:>9} {:>9} {:>6} {:>9} {:>6} {:>8}", "", "plain", "first", "ratio", "repeated", "ratio", "rows");
+    for line in measured {
+        println!(
+            "{:36} {:>9.2} {:>9.2} {:>6.2} {:>9.2} {:>6.2} {:>8}",
+            line.name,
+            line.plain,
+            line.first,
+            line.ratio_first(),
+            line.again,
+            line.ratio_again(),
+            line.rows
+        );
+    }
+    let all = |ratio: fn(&Protected) -> f64| measured.iter().map(ratio).collect::<Vec<_>>();
+    let (first, again) = (all(Protected::ratio_first), all(Protected::ratio_again));
+    println!("{:36} {:>26.2} {:>16.2}", "geometric mean", geometric_mean(&first), geometric_mean(&again));
+    println!("{:36} {:>26.2} {:>16.2}", "largest", largest(&first), largest(&again));
+}
+
+/// What a hub does beside when it releases the first number of a dataset.
+pub fn counting(took: f64) {
+    println!("{:36} {took:>9.2}", "counting the subjects, once");
+}
+
+/// What protected questions come to.
+pub fn summary_of_protected(measured: &[Protected]) -> Value {
+    let of = |ratio: fn(&Protected) -> f64| {
+        let ratios: Vec<f64> = measured.iter().map(ratio).collect();
+        json!({"geometric_mean": geometric_mean(&ratios), "largest": largest(&ratios), "each": ratios})
+    };
+    json!({"first_to_plain": of(Protected::ratio_first), "repeated_to_plain": of(Protected::ratio_again)})
+}
+
+/// One column a way to sketch sets. All have been measured at the same numbers of differences.
+pub fn sketches(measured: &[Sketched]) {
+    let line = |name: &str, cell: &dyn Fn(&Sketched) -> String| {
+        let cells: String = measured.iter().map(|sketched| format!(" {:>12}", cell(sketched))).collect();
+        println!("{name:36}{cells}");
+    };
+    let Some(first) = measured.first() else { return };
+    println!("\nSketches of sets, in nanoseconds");
+    line("", &|sketched| sketched.name.to_owned());
+    line("bytes", &|sketched| sketched.bytes.to_string());
+    line("insertion", &|sketched| format!("{:.1}", sketched.insertion));
+    line("merge", &|sketched| format!("{:.1}", sketched.merge));
+    for (at, (differences, _)) in first.comparisons.iter().enumerate() {
+        line(&format!("comparison at {differences}"), &|sketched| format!("{:.0}", sketched.comparisons[at].1));
+    }
+    if let Some((differences, _)) = measured.iter().find_map(|sketched| sketched.reading) {
+        let took =
+            |sketched: &Sketched| sketched.reading.map_or_else(|| "-".to_owned(), |(_, took)| format!("{took:.0}"));
+        line(&format!("reading all of {differences}"), &took);
+    }
+    println!("Told wrongly, of {} pairs", first.trials);
+    for at in 0..first.wrong.len() {
+        line(&format!("at {}", at + 1), &|sketched| sketched.wrong[at].to_string());
+    }
 }
 
 /// What questions come to.
