@@ -2,9 +2,11 @@
 
 mod bad_input;
 mod clock_and_keys;
+mod epochs;
 mod formats;
 mod log;
 mod protected;
 mod questions;
+mod released;
 mod two_worlds;
 mod upload;

@@ -6,7 +6,7 @@ use std::{
     process::{Child, Command, Output, Stdio},
 };
 
-use crate::support::repository;
+use crate::support::{changed, repository};
 
 fn gridhub(arguments: &[&str]) -> Output {
     command(arguments).output().unwrap()
@@ -80,6 +80,22 @@ fn exit_statuses_say_what_kind_of_failure() {
 }
 
 #[test]
+fn settings_of_releases_are_checked_and_compared() {
+    let folder = tempfile::tempdir().unwrap();
+    let checked = gridhub(&["policy", "check"]);
+    let said = "of each sealed field at most 0.05 protected numbers a subject, or 20 where that is more; their \
+                replies are not padded";
+    assert!(text(&checked.stdout).contains(said), "{}", text(&checked.stdout));
+    let other = changed(folder.path(), "policies", "disclosure.json", |text| text.replace("20,", "150,"));
+    let diff = gridhub(&["policy", "diff", other.to_str().unwrap()]);
+    assert_eq!(text(&diff.stdout), "everybody: cells_at_least: 20 -> 150\n", "{}", text(&diff.stderr));
+    std::fs::write(other.join("disclosure.json"), "{\n  \"cells\": 1\n}").unwrap();
+    let checked = gridhub(&["policy", "check", "--policies", other.to_str().unwrap()]);
+    assert_eq!(checked.status.code(), Some(1));
+    assert!(text(&checked.stderr).contains("disclosure.json:2: what stands here"), "{}", text(&checked.stderr));
+}
+
+#[test]
 fn a_user_comes_through_the_command_line() {
     let folder = tempfile::tempdir().unwrap();
     let hub = Served::start(folder.path());
@@ -112,7 +128,18 @@ fn a_user_comes_through_the_command_line() {
     let listed = run(&analyst, &["datasets", "cdc.cases", "--purpose", "epidemiology"]);
     assert!(text(&listed.stdout).contains("severity"), "{}", text(&listed.stdout));
     let explained = run(&analyst, &["explain", sql, "--purpose", "epidemiology"]);
-    assert!(text(&explained.stdout).starts_with("answered"), "{}", text(&explained.stdout));
+    assert!(text(&explained.stdout).ends_with("\nanswered, exact\n"), "{}", text(&explained.stdout));
+    assert!(text(&explained.stdout).contains("reads cdc.cases.grid_code: "), "{}", text(&explained.stdout));
+    let avg = "SELECT avg(temperature) AS mean FROM visits";
+    let explained = run(&analyst, &["explain", avg, "--purpose", "epidemiology", "--interval"]);
+    let said = text(&explained.stdout);
+    assert!(said.contains("| mean_low ") && said.contains("community.visits.temperature by value"), "{said}");
+    let protected = "protected (threshold 14, noise of standard deviation 1.41 on counts)";
+    assert!(said.ends_with(&format!("answered, {protected}\n")), "{said}");
+    let shown = run(&analyst, &["query", avg, "--purpose", "epidemiology", "--small-cells", "merge"]);
+    assert!(text(&shown.stdout).contains(&format!(" rows, {protected}, log entry ")), "{}", text(&shown.stderr));
+    let unknown = run(&analyst, &["query", avg, "--small-cells", "hide"]);
+    assert_eq!(unknown.status.code(), Some(2), "{}", text(&unknown.stderr));
 
     let officer = token("compliance-officer");
     let log = run(&officer, &["audit", "list"]);

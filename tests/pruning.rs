@@ -19,16 +19,17 @@ use datafusion::{
 use gridhub::{
     dataset::{DatasetName, contract},
     demo::city::with_check_digit,
-    disclose,
+    disclose::{self, Gate, Settings, Wishes},
     keys::Keys,
     policy::{Policy, View},
     pseudonym::{Pseudonyms, TokenKey},
     query::{
-        self, Engine, GovernedTable, barrier,
+        self, Engine, GovernedTable, Subjects, barrier,
         defences::{Defence, Defences},
         planner,
     },
-    store::{Snapshot, Store},
+    release::{ledger::Ledger, noise::NoiseKey},
+    store::{Snapshot, Store, publication::Publisher},
 };
 use uuid::Uuid;
 
@@ -148,6 +149,7 @@ struct Stages {
     snapshot: Snapshot,
     pseudonyms: Arc<Pseudonyms>,
     state: SessionState,
+    gate: Arc<Gate>,
 }
 
 impl Stages {
@@ -155,10 +157,15 @@ impl Stages {
         let (folder, clock, limits) = (hub.folder.path(), hub.clock.clone(), query::Limits::default());
         let clock: gridhub::audit::Clock = Arc::new(move || clock.now());
         let datasets = contract::load_folder(&repository().join("schemas")).unwrap();
-        let keys = Keys::open(&folder.join("keys"), &hub.data(), true).unwrap();
-        let pseudonyms = Arc::new(Pseudonyms::new(Arc::new(keys)));
+        let keys = Arc::new(Keys::open(&folder.join("keys"), &hub.data(), true).unwrap());
+        let metadata = Arc::new(hub.metadata());
+        let publisher = Publisher::new(Arc::clone(&metadata), &keys, Arc::clone(&clock));
+        let gate =
+            Gate::new(NoiseKey::new(&keys), Ledger::open(metadata).unwrap(), Settings::default(), Defences::default());
+        let pseudonyms = Arc::new(Pseudonyms::new(keys));
         let runtime = query::runtime(&folder.join(Uuid::now_v7().to_string()), &limits).unwrap();
-        let store = Store::open(&hub.data().join("tables"), &datasets, Arc::clone(&runtime)).await.unwrap();
+        let tables = hub.data().join("tables");
+        let store = Store::open(&tables, &datasets, Arc::clone(&runtime), publisher).await.unwrap();
         // As the hub's own sessions read files, in the one partition in which it runs what leaves choices open.
         let config = SessionConfig::new()
             .with_target_partitions(1)
@@ -175,6 +182,7 @@ impl Stages {
             engine: Arc::new(Engine::new(runtime, Arc::clone(&pseudonyms), limits, clock, defences).unwrap()),
             snapshot: store.snapshot(),
             pseudonyms,
+            gate: Arc::new(gate),
         }
     }
 
@@ -195,9 +203,10 @@ impl Stages {
     async fn read(&self, who: (&str, &str), sql: &str) -> Read {
         let view = self.view(who);
         let (engine, snapshot, state) = (Arc::clone(&self.engine), self.snapshot.clone(), self.state.clone());
+        let gate = Arc::clone(&self.gate);
         let text = sql.to_owned();
         let reading = async move {
-            let guarded = disclose::guard(engine.plan(&view, &snapshot, &text, &[]).await?)?;
+            let guarded = disclose::guard(engine.plan(&view, &snapshot, &text, &[]).await?, &gate, Wishes::default())?;
             let (plan, _) = engine.prepare(&guarded)?;
             let plan = state.query_planner().create_physical_plan(&plan, &state).await.unwrap();
             barrier::verify(&plan)?;
@@ -319,7 +328,13 @@ async fn what_is_shown_coarser_spares_nothing() {
     // Nor does a scan take such a filter from a planner that did not ask.
     let name = DatasetName::parse("community.visits").unwrap();
     let (view, stored) = (stages.view(ANALYST), stages.snapshot.provider(&name).await.unwrap());
-    let table = GovernedTable::new(view.dataset(&name).unwrap(), stored, stages.tokens(), Defences::default());
+    let subjects = Subjects {
+        domain: "cn_resident_id".into(),
+        key: stages.pseudonyms.subjects("cn_resident_id"),
+        agency: "health_bureau".into(),
+    };
+    let seen = view.dataset(&name).unwrap();
+    let table = GovernedTable::new(seen, Arc::clone(&stored), stored, stages.tokens(), subjects, Defences::default());
     let filter = col("grid_code").eq(lit("420191001003001"));
     let answer = table.supports_filters_pushdown(&[&filter]).unwrap();
     assert_eq!(answer, [TableProviderFilterPushDown::Unsupported]);

@@ -70,7 +70,7 @@ fn cell(value: &Value) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_role_gets_what_its_file_says() {
-    let hub = Arc::new(TestHub::with_city().await);
+    let hub = Arc::new(TestHub::with_city_in_plain_numbers().await);
     let mut files: Vec<_> = std::fs::read_dir(repository().join("tests/sql"))
         .unwrap()
         .map(|entry| entry.unwrap().path())

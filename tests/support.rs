@@ -20,6 +20,7 @@ use gridhub::{
     front::http::{self, Options},
     hub::{Hub, Opening},
     identity,
+    query::defences::{Defence, Defences},
     store::metadata::Metadata,
 };
 use http_body_util::BodyExt;
@@ -125,7 +126,22 @@ impl TestHub {
 
     /// A hub with all fixtures pushed.
     pub async fn with_city() -> Self {
-        let hub = Self::start().await;
+        Self::city_on(Self::start().await).await
+    }
+
+    /// The same where protected numbers are shown without noise and as if nothing had been asked before, so that
+    /// they can be worked out by hand: what is left is who is counted, and that fourteen people must be.
+    pub async fn with_city_in_plain_numbers() -> Self {
+        Self::city_on(Self::in_plain_numbers().await).await
+    }
+
+    /// A hub without rows, and without noise.
+    pub async fn in_plain_numbers() -> Self {
+        let plain = Defences::without(&[Defence::Noise, Defence::Snap, Defence::Ledger, Defence::Homogeneity]);
+        Self::with(TestClock::at("2026-01-07T01:00:00Z"), |opening| opening.defences = plain).await
+    }
+
+    async fn city_on(hub: Self) -> Self {
         for (caller, dataset, file) in [
             ("platform-uploader", "platform.divisions", "platform.divisions.csv"),
             ("community-uploader", "community.residents", "community.residents.csv"),

@@ -18,6 +18,7 @@ use datafusion::{
     prelude::{SessionConfig, SessionContext},
 };
 use gridhub::{
+    disclose::Wishes,
     hub::{Hub, Question},
     validate::canonical::holds_identifier,
 };
@@ -66,16 +67,15 @@ async fn compare(scale: f64) {
     }
 
     for sql in WHOLE {
-        let question = Question { sql: (*sql).into(), purpose: None, params: Vec::new(), channel: "test" };
-        let governed = hub.query(&analyst, question).await.unwrap().released;
+        let governed = hub.query(&analyst, question((*sql).into())).await.unwrap().released;
         let expected = ask(&plain, (*sql).into()).await.unwrap().1;
         assert_eq!(data::cells(&governed.batches), data::cells(&expected), "{sql}");
     }
     let mut with_rows = 0;
     for query in data::queries(scale) {
         let name = query.name;
-        let question = Question { sql: query.sql.clone(), purpose: None, params: Vec::new(), channel: "test" };
-        let released = hub.query(&analyst, question).await.unwrap_or_else(|error| panic!("{name}: {error:?}")).released;
+        let answered = hub.query(&analyst, question(query.sql.clone())).await;
+        let released = answered.unwrap_or_else(|error| panic!("{name}: {error:?}")).released;
         assert_eq!(released.protection.mode, "exact", "{name}");
         assert!(released.columns.iter().all(|column| column.exposure == "clear"), "{name}: {:?}", released.columns);
 
@@ -92,6 +92,10 @@ async fn compare(scale: f64) {
     }
     // A few ask for things so rare that a small scale has none.
     assert!(with_rows >= 15, "only {with_rows} of 22 questions have rows");
+}
+
+fn question(sql: String) -> Question {
+    Question { sql, purpose: None, params: Vec::new(), wishes: Wishes::default(), channel: "test" }
 }
 
 fn plain_session() -> SessionContext {

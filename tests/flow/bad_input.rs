@@ -219,7 +219,7 @@ async fn statements_that_are_none() {
     let long = ask("epidemiology", &format!("SELECT '{}'", "x".repeat(1 << 20))).await;
     assert_snapshot!(long, @"413 too-large: the request is larger than 1 MiB");
     let nonsense = hub.post(&token, "/v1/sql", &serde_json::json!({"query": "SELECT 1"}), "").await;
-    assert_snapshot!(nonsense.problem(), @r#"400 sql-syntax: the request must be JSON: {"sql": "SELECT …", "purpose": "…"}"#);
+    assert_snapshot!(nonsense.problem(), @r#"400 sql-syntax: the request must be JSON: {"sql": "SELECT …", "purpose": "…"}; GET /openapi.json lists all members"#);
     let format = hub.ask_as(&token, "epidemiology", "SELECT 1", "image/png").await;
     assert!(format.problem().starts_with("415 unsupported-media-type: the hub answers in application/json"));
     let nowhere = hub.get(&token, "/v2/everything").await;

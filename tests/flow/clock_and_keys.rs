@@ -89,6 +89,10 @@ async fn faults_in_policies_are_named_by_file_and_line() {
     assert!(said.contains("has no purpose"), "{said}");
     let said = broken("entities.json", "\"id\": \"420191\"", "\"id\": \"420191000000\"").await;
     assert!(said.contains("not in canonical form"), "{said}");
+    let said = broken("disclosure.json", "cells_at_least", "cells_at_most").await;
+    assert!(said.starts_with("HERE/policies/disclosure.json:3: what stands here is no setting"), "{said}");
+    let said = broken("disclosure.json", "0.05", "5").await;
+    assert_eq!(said, "HERE/policies/disclosure.json:2: `cells_per_subject` is from 0 to 1");
 }
 
 #[tokio::test(flavor = "multi_thread")]

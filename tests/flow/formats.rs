@@ -40,7 +40,7 @@ async fn protected_answers_say_so_in_every_format() {
     let hub = TestHub::with_city().await;
     let token = hub.token("health-analyst");
     let sql = "SELECT substr(grid_code, 1, 9) AS street, avg(temperature) AS mean FROM visits GROUP BY 1";
-    let protection = r#"{"mode":"protected","threshold":10,"noise_sd":0.0}"#;
+    let protection = r#"{"mode":"protected","threshold":14,"noise_sd":1.41}"#;
 
     let json = hub.ask_as(&token, "epidemiology", sql, "application/json").await;
     assert_eq!(json.json()["protection"].to_string(), protection);
@@ -57,12 +57,21 @@ async fn protected_answers_say_so_in_every_format() {
         assert_eq!(reply.header("gridhub-protection"), protection, "{accept}");
         assert!(reply.header("content-type").starts_with(accept), "{accept}");
         assert_eq!(reply.header("gridhub-query-id").len(), 36, "{accept}");
-        assert!(reply.header("gridhub-notices").contains("fewer than 10"), "{accept}");
+        assert!(reply.header("gridhub-notices").contains("below 14"), "{accept}");
     }
     let stream = hub.ask_as(&token, "epidemiology", sql, "application/vnd.apache.arrow.stream").await;
     let reader = StreamReader::try_new(Cursor::new(stream.body), None).unwrap();
-    assert_eq!(reader.schema().metadata()["gridhub.protection"], protection);
-    assert_eq!(reader.schema().field(1).metadata()["gridhub.exposure"], "released");
+    let file = hub.ask_as(&token, "epidemiology", sql, "application/vnd.apache.parquet").await;
+    let file = ParquetRecordBatchReaderBuilder::try_new(Bytes::from(file.body)).unwrap();
+    for schema in [reader.schema(), file.schema().clone()] {
+        assert_eq!(schema.metadata()["gridhub.protection"], protection);
+        let [street, mean] = [0, 1].map(|at| schema.field(at).metadata());
+        assert_eq!((street["gridhub.exposure"].as_str(), street.get("gridhub.noise")), ("clear", None));
+        assert_eq!(
+            (mean["gridhub.exposure"].as_str(), mean["gridhub.noise"].as_str()),
+            ("released", r#"{"of":"mean"}"#)
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

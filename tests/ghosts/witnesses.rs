@@ -90,6 +90,18 @@ const GUARDED: &[&str] = &[
     "SELECT 10 / m AS q, rank() OVER (ORDER BY m) AS r FROM facts ORDER BY m DESC LIMIT 1",
 ];
 
+/// The defences of the disclosure gate have their witnesses among the attacks on it.
+const DISCLOSURE: [Defence; 8] = [
+    Defence::Recheck,
+    Defence::Epochs,
+    Defence::Threshold,
+    Defence::Noise,
+    Defence::Snap,
+    Defence::Ledger,
+    Defence::Homogeneity,
+    Defence::Grammar,
+];
+
 /// The witnesses of a defence; one that shows is enough, since which of them does depends on how the
 /// engine cuts its batches.
 fn witnesses(defence: Defence) -> Vec<Witness> {
@@ -184,13 +196,21 @@ fn witnesses(defence: Defence) -> Vec<Witness> {
                 "SHOW TABLES",
             ],
         )],
+        Defence::Recheck
+        | Defence::Epochs
+        | Defence::Threshold
+        | Defence::Noise
+        | Defence::Snap
+        | Defence::Ledger
+        | Defence::Homogeneity
+        | Defence::Grammar => Vec::new(),
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn removing_a_defence_makes_its_witness_fail() {
     let mut guarded = BTreeMap::new();
-    for defence in Defence::ALL.iter().copied() {
+    for defence in Defence::ALL.iter().copied().filter(|defence| !DISCLOSURE.contains(defence)) {
         let mut shown = Vec::new();
         for witness in witnesses(defence) {
             let scene = witness.scene;

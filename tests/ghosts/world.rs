@@ -904,7 +904,9 @@ impl Table {
 
     /// All that protected statistics may rest on, besides.
     pub fn measured(&self, batches: &[Batch]) -> Vec<String> {
-        self.described(batches, |at| self.fields[at].exposure == Exposure::Hidden && self.subject != Some(at))
+        // Where rows are about nobody, records are told apart by their key.
+        let tells_apart = self.subject.or(self.key);
+        self.described(batches, |at| self.fields[at].exposure == Exposure::Hidden && tells_apart != Some(at))
     }
 
     fn described(&self, batches: &[Batch], left_out: impl Fn(usize) -> bool) -> Vec<String> {

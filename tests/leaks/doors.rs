@@ -452,12 +452,18 @@ async fn a14_the_policy_holds_at_every_scan() {
         let nowhere = ask(place.replace("{}", "phony")).await;
         assert!(hidden.status >= 400, "{place}");
         assert_eq!(shape(&hidden), shape(&nowhere), "{place}");
+        // A protected count may pick by it; whatever is let out is a number with noise then, or nothing.
         let sealed = ask(place.replace("{}", "severity")).await;
-        assert_eq!(
-            (sealed.status, sealed.json()["type"].as_str().unwrap().ends_with("/refused")),
-            (422, true),
-            "{place}"
-        );
+        match sealed.status {
+            200 => assert_eq!(sealed.json()["protection"]["mode"], "protected", "{place}"),
+            status => {
+                assert_eq!(
+                    (status, sealed.json()["type"].as_str().unwrap().ends_with("/refused")),
+                    (422, true),
+                    "{place}"
+                );
+            }
+        }
     }
     // A table that is not there is not there in an inner query either.
     let planner = hub.token("pharmacy-planner");
@@ -488,7 +494,8 @@ async fn a14_the_policy_holds_at_every_scan() {
         "SELECT code FROM divisions WHERE EXISTS (SELECT 1 FROM cases)",
         "SELECT (SELECT max(confirmed_date) FROM cases)",
         "SELECT code FROM divisions WHERE code IN (SELECT grid_code FROM cases)",
-        "SELECT count(*) FROM divisions d JOIN cases c ON c.grid_code = d.code",
+        "SELECT count(*) FROM divisions d JOIN cases c ON c.grid_code LIKE d.code",
+        "SELECT d.code FROM divisions d JOIN cases c ON c.grid_code = d.code",
         "SELECT grid_code FROM cases UNION ALL SELECT code FROM divisions",
         "SELECT row_number() OVER () FROM cases",
         "SELECT count(*) FROM (SELECT * FROM cases LIMIT 1)",

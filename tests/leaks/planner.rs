@@ -427,15 +427,15 @@ const ASKERS: [(&str, &str); 5] = [
 /// A plan made for one role is run for another, or outlives the policy it was made under. (A6: CVE-2023-2455)
 #[tokio::test(flavor = "multi_thread")]
 async fn a06_no_plan_is_reused() {
-    let mut hub = TestHub::with_city().await;
+    let mut hub = TestHub::with_city_in_plain_numbers().await;
     let sql = "SELECT grid_code, count(*) FROM cases GROUP BY 1 ORDER BY 1";
-    // By hand: by community, by grid, by community, by own grid, by community with ten people and more.
+    // By hand: by community, by grid, by community, by own grid, by community with fourteen people and more.
     let expected = [
         r#"["420191001001",12] ["420191001002",2]"#,
         r#"["420191001001001",7] ["420191001001002",5] ["420191001002001",2]"#,
         r#"["420191001001",12] ["420191001002",2]"#,
         r#"["420191001001001",7] ["420191001001002",5]"#,
-        r#"["420191001001",12]"#,
+        "",
     ];
     for turn in 0..2 {
         for ((caller, purpose), expected) in ASKERS.iter().zip(expected) {
