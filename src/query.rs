@@ -442,7 +442,10 @@ impl Shown {
     async fn table(&self, name: &DatasetName) -> Result<Option<Arc<dyn TableProvider>>> {
         let Some(seen) = self.view.dataset(name) else { return Ok(None) };
         let raw = self.snapshot.provider(name).await?;
-        let published = self.snapshot.published(name).await?;
+        let published = match self.snapshot.published_version(name) == self.snapshot.version(name) {
+            true => Arc::clone(&raw),
+            false => self.snapshot.published(name).await?,
+        };
         let dataset = &seen.dataset;
         let subject = dataset.subject.as_ref().and_then(|subject| dataset.field(subject)?.identifier.as_ref());
         let domain = subject.map_or_else(|| format!("rows of {name}"), |identifier| identifier.domain.clone());

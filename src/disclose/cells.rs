@@ -348,8 +348,11 @@ impl Cells {
         let near = session.near(&kind, set.subjects(), widest).filter(|known| {
             // Most are far, which is quickly seen, and where near ends is not.
             let within = |reach: u64| set.sketch().distance_below(&known.sketch, usize::try_from(reach).unwrap_or(0));
-            let reach = || FLOOR + self.gate.noise.edge(known.id, set.check(), set.subjects());
-            within(widest) && known.subjects.abs_diff(set.subjects()) < reach() && within(reach())
+            if !within(widest) {
+                return false;
+            }
+            let reach = FLOOR + self.gate.noise.edge(known.id, set.check(), set.subjects());
+            known.subjects.abs_diff(set.subjects()) < reach && within(reach)
         });
         if let Some(oldest) = near.min_by_key(|known| known.id) {
             return oldest.outcome;

@@ -62,9 +62,8 @@ fn same_subject(region: &Region, condition: &Expr) -> bool {
 /// The coarse forms of a region's columns, as a caller would write them.
 fn coarse_forms(region: &Region) -> String {
     let mut forms = Vec::new();
-    for table in &region.tables {
+    for (at, table) in region.tables.iter().enumerate() {
         for (name, _) in &table.view().fields {
-            let at = region.tables.iter().position(|other| std::ptr::eq(other, table)).unwrap_or_default();
             let column = Column::new(Some(format!("t{at}")), name);
             if let Some(dimension) = region.dimension(&column) {
                 forms.extend(coarse::forms(name, &dimension));
