@@ -65,6 +65,8 @@ pub struct TestHub {
     pub clock: TestClock,
     pub hub: Option<Arc<Hub>>,
     router: Router,
+    /// Which defences stand, after a restart too.
+    defences: Defences,
 }
 
 /// What came back.
@@ -119,9 +121,10 @@ impl TestHub {
         let folder = tempfile::tempdir().unwrap();
         let mut opening = opening(folder.path(), &clock);
         change(&mut opening);
+        let defences = opening.defences;
         let hub = Arc::new(Hub::open(opening).await.unwrap());
         let router = router(&hub);
-        Self { folder, clock, hub: Some(hub), router }
+        Self { folder, clock, hub: Some(hub), router, defences }
     }
 
     /// A hub with all fixtures pushed.
@@ -188,7 +191,9 @@ impl TestHub {
     pub async fn restart_with(&mut self, change: impl FnOnce(&mut Opening)) {
         self.stop();
         let mut opening = opening(self.folder.path(), &self.clock);
+        opening.defences = self.defences;
         change(&mut opening);
+        self.defences = opening.defences;
         let hub = Arc::new(Hub::open(opening).await.unwrap());
         self.router = router(&hub);
         self.hub = Some(hub);
