@@ -2,7 +2,6 @@
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use ring::{
-    aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey},
     digest::{Context, SHA256},
     rand::{SecureRandom, SystemRandom},
 };
@@ -10,8 +9,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     error::{Error, Result},
-    keys::Keys,
+    keys::{Keys, sealed},
 };
+
+/// The label of the key that seals questions.
+const SEALING: &str = "gridhub/v1/questions";
 
 /// What was asked, as far as it may be kept.
 #[derive(Serialize, Deserialize)]
@@ -34,7 +36,7 @@ impl Kept {
     /// Only a fault of the hub.
     pub fn new(sql: String, params: Vec<String>, wishes: String) -> Result<Self> {
         let mut salt = [0; 16];
-        SystemRandom::new().fill(&mut salt).map_err(fault)?;
+        SystemRandom::new().fill(&mut salt).map_err(|_| Error::internal("the system gave no random bytes"))?;
         Ok(Self { salt: BASE64.encode(salt), sql, params, wishes })
     }
 
@@ -49,18 +51,13 @@ impl Kept {
         digest.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// Encrypts it (AES-256-GCM), bound to its query id.
+    /// Encrypts it, bound to its query id.
     ///
     /// # Errors
     /// Only a fault of the hub.
     pub fn seal(&self, query_id: &str, keys: &Keys) -> Result<Vec<u8>> {
-        let mut nonce = [0; NONCE_LEN];
-        SystemRandom::new().fill(&mut nonce).map_err(fault)?;
-        let mut sealed = serde_json::to_vec(self).map_err(Error::internal)?;
-        key(keys)?
-            .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(query_id), &mut sealed)
-            .map_err(fault)?;
-        Ok([nonce.as_slice(), &sealed].concat())
+        let text = serde_json::to_vec(self).map_err(Error::internal)?;
+        sealed::seal(&keys.derive(SEALING), query_id.as_bytes(), text)
     }
 
     /// Decrypts it, for who holds the keys.
@@ -68,19 +65,7 @@ impl Kept {
     /// # Errors
     /// Where the keys are others or the bytes were changed.
     pub fn open(sealed: &[u8], query_id: &str, keys: &Keys) -> Result<Self> {
-        let (nonce, sealed) = sealed.split_at_checked(NONCE_LEN).ok_or_else(|| fault(ring::error::Unspecified))?;
-        let mut bytes = sealed.to_vec();
-        let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(fault)?;
-        let text = key(keys)?.open_in_place(nonce, Aad::from(query_id), &mut bytes).map_err(fault)?;
-        serde_json::from_slice(text).map_err(Error::internal)
+        let text = sealed::open(&keys.derive(SEALING), query_id.as_bytes(), sealed)?;
+        serde_json::from_slice(&text).map_err(Error::internal)
     }
-}
-
-fn key(keys: &Keys) -> Result<LessSafeKey> {
-    let key = keys.derive("gridhub/v1/questions");
-    UnboundKey::new(&AES_256_GCM, key.uncover()).map(LessSafeKey::new).map_err(fault)
-}
-
-fn fault(_: ring::error::Unspecified) -> Error {
-    Error::internal("a question could not be sealed or opened")
 }

@@ -20,9 +20,14 @@ async fn start_fails(change: impl FnOnce(&mut gridhub::hub::Opening, &std::path:
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_are_made_once_and_kept_from_others() {
     let hub = TestHub::start().await;
-    for name in ["root.key", "log-signing.key"] {
-        let mode = std::fs::metadata(hub.folder.path().join("keys").join(name)).unwrap().permissions().mode();
+    let keys = hub.folder.path().join("keys");
+    for name in ["root.wrapped", "log-signing.wrapped"] {
+        let mode = std::fs::metadata(keys.join(name)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "{name}");
+    }
+    for name in ["", "wrapping"] {
+        let mode = std::fs::metadata(keys.join(name)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o700, "{name}");
     }
     let mode = std::fs::metadata(hub.data()).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o700);
@@ -48,12 +53,14 @@ async fn a_hub_does_not_start_on_the_wrong_keys() {
         Hub::open(opening).await.err().map(|error| error.to_string()).unwrap_or_default()
     };
     assert!(restart(&hub, "elsewhere").await.contains("the keys of this data folder are missing here"));
-    let readable = hub.folder.path().join("keys").join("root.key");
+    let readable = hub.folder.path().join("keys").join("root.wrapped");
     std::fs::set_permissions(&readable, std::fs::Permissions::from_mode(0o644)).unwrap();
     assert!(restart(&hub, "keys").await.contains("can be read by others (mode 644)"));
     std::fs::set_permissions(&readable, std::fs::Permissions::from_mode(0o600)).unwrap();
-    std::fs::write(&readable, [7; 32]).unwrap();
-    assert!(restart(&hub, "keys").await.contains("was written under other keys"));
+    let mut other = TestHub::start().await;
+    other.stop();
+    std::fs::rename(other.folder.path().join("keys"), hub.folder.path().join("others")).unwrap();
+    assert!(restart(&hub, "others").await.contains("was written under other keys"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
