@@ -1,35 +1,42 @@
 //! Checks uploads against their contract: `Upload` in, `Checked` out, with a word on every bad row.
 //!
-//! A batch is decoded, each column is canonicalised and checked, rows with a fault are set aside by
-//! number and reason, and the rest goes on. Nothing here touches the disk or keeps a value of a row it
-//! refused.
+//! A file is decoded slice by slice; in each, columns are canonicalised and checked, rows with a fault are set
+//! aside by number and reason, and the rest goes on. Slices are checked apart from each other, so that all cores
+//! can be at it. Nothing here touches the disk or keeps a value of a row it refused.
 
 pub mod canonical;
 mod column;
+mod digest;
 mod file;
+mod format;
 mod hostile;
+mod limits;
+mod revision;
+mod text;
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use arrow::{
-    array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, StringArray},
-    compute::{concat_batches, filter_record_batch},
-    datatypes::{DataType, Field as ArrowField, Schema, SchemaRef},
+    array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions, StringArray},
+    compute::filter,
+    datatypes::{Field as ArrowField, Schema, SchemaRef},
 };
-use bytes::Bytes;
 use ring::hmac;
 
-pub use file::{Format, Limits};
+pub use format::Format;
+pub use limits::Limits;
 
 use crate::{
     dataset::{
-        Dataset, FieldClass,
+        Dataset, Field, FieldClass,
         division::Divisions,
         layout::{self, WIDTH, arrow_type},
+        minor_version,
         receipt::RejectedRow,
         scope::{Row, Scope, Value},
     },
     error::{Error, Result},
+    spool::Body,
 };
 
 /// A file as it came in.
@@ -43,7 +50,7 @@ pub struct Upload {
     /// The contract version its sender says it follows, where it says so outside the file.
     pub contract_version: Option<String>,
     /// The file.
-    pub bytes: Bytes,
+    pub body: Body,
 }
 
 /// What rows are checked against besides their contract.
@@ -54,8 +61,6 @@ pub struct Context<'a> {
     pub scope: &'a Scope,
     /// The key of row digests.
     pub digest_key: &'a hmac::Key,
-    /// What a file may cost.
-    pub limits: Limits,
 }
 
 /// Why a row was rejected.
@@ -77,6 +82,8 @@ pub enum Reason {
     UnknownDivision,
     /// The row is none of those this caller may push, by its territory or what it says.
     OutsideScope,
+    /// The row names somebody whose records were erased.
+    Erased,
 }
 
 impl Reason {
@@ -91,20 +98,21 @@ impl Reason {
             Self::OutOfRange => "out_of_range",
             Self::UnknownDivision => "unknown_division",
             Self::OutsideScope => "outside_scope",
+            Self::Erased => "erased",
         }
     }
 }
 
-/// What was found in a file, without values.
+/// What was found in a file or a part of it, without values.
 #[derive(Debug, Default, Clone)]
 pub struct Findings {
-    /// Data rows in the file.
+    /// Data rows.
     pub received: u64,
     /// Rejected rows by reason.
     pub rejections: BTreeMap<String, u64>,
     /// The first rejected rows.
     pub rejected_rows: Vec<RejectedRow>,
-    /// Accepted rows in which something was mended or is odd, by kind.
+    /// Rows in which something was mended or is odd, by kind.
     pub warnings: BTreeMap<String, u64>,
 }
 
@@ -113,23 +121,70 @@ impl Findings {
     pub fn rejected(&self) -> u64 {
         self.rejections.values().sum()
     }
+
+    /// Rejects a row, numbered over the whole file.
+    pub(crate) fn reject(&mut self, row: u64, field: String, reason: Reason) {
+        *self.rejections.entry(reason.word().into()).or_default() += 1;
+        if self.rejected_rows.len() < LISTED_ROWS {
+            self.rejected_rows.push(RejectedRow { row, field, reason: reason.word().into() });
+        }
+    }
+
+    fn warn(&mut self, kind: &str, rows: u64) {
+        if rows > 0 {
+            *self.warnings.entry(kind.into()).or_default() += rows;
+        }
+    }
+
+    /// Takes in what was found in another part of the file, before this one or after.
+    pub fn take_in(&mut self, other: Self) {
+        self.received += other.received;
+        for (reason, rows) in other.rejections {
+            *self.rejections.entry(reason).or_default() += rows;
+        }
+        for (kind, rows) in other.warnings {
+            *self.warnings.entry(kind).or_default() += rows;
+        }
+        // Each part lists its own first rows, so the first of the whole are among them.
+        self.rejected_rows.extend(other.rejected_rows);
+        self.rejected_rows.sort_unstable_by_key(|rejected| rejected.row);
+        self.rejected_rows.truncate(LISTED_ROWS);
+    }
 }
 
 /// How many rejected rows a receipt lists one by one.
 pub const LISTED_ROWS: usize = 1_000;
 
-/// Rows that fit their contract, identifiers in canonical form and still readable. Has no printed form;
-/// made by [`check`] alone and good for [`crate::pseudonym::Pseudonyms::replace`] alone.
-pub struct Checked {
+/// A file that was opened and fits its contract, to be taken slice by slice.
+pub struct Slices {
+    dataset: Arc<Dataset>,
+    source: String,
+    reader: file::Reader,
+    taken: u64,
+    follows_older: bool,
+}
+
+/// Some consecutive rows of a file, as they were written.
+pub struct Slice {
     dataset: Arc<Dataset>,
     source: String,
     rows: RecordBatch,
+    first_row: u64,
+    follows_older: bool,
+}
+
+/// Rows that fit their contract, identifiers in canonical form and still readable. Has no printed form;
+/// made by [`check`] alone and good for [`crate::pseudonym::Replacing::replace`] alone.
+pub struct Checked {
+    dataset: Arc<Dataset>,
+    rows: RecordBatch,
     digests: Vec<[u8; WIDTH]>,
+    numbers: Vec<u64>,
 }
 
 impl Checked {
-    pub(crate) fn into_parts(self) -> (Arc<Dataset>, String, RecordBatch, Vec<[u8; WIDTH]>) {
-        (self.dataset, self.source, self.rows, self.digests)
+    pub(crate) fn into_parts(self) -> Parts {
+        (self.dataset, self.rows, self.digests, self.numbers)
     }
 
     /// Whether no row is left.
@@ -138,29 +193,39 @@ impl Checked {
     }
 }
 
-/// Checks an upload. The findings say what became of every row; `Checked` holds those that passed.
+/// Dataset, rows, the digest of each, and its number in the file.
+pub(crate) type Parts = (Arc<Dataset>, RecordBatch, Vec<[u8; WIDTH]>, Vec<u64>);
+
+/// Opens a file and compares its columns with the contract's.
 ///
 /// # Errors
 /// [`Error::ContractViolation`] where the file cannot be read or its columns do not fit, and
 /// [`Error::TooLarge`] where it would cost more than the limits allow.
-pub fn check(upload: Upload, context: &Context<'_>) -> Result<(Checked, Findings)> {
-    let Upload { dataset, source, format, contract_version, bytes } = upload;
+pub fn open(upload: Upload, limits: Limits) -> Result<Slices> {
+    let Upload { dataset, source, format, contract_version, body } = upload;
+    // Columns first: who sends a version unknown here learns which of them it is.
+    let reader = file::open(format, body, &dataset, contract_version.as_deref(), limits)?;
     check_version(&dataset, contract_version.as_deref())?;
-    let reader = file::open(format, bytes, &dataset, context.limits)?;
     check_version(&dataset, reader.contract_version())?;
+    let said = reader.contract_version().or(contract_version.as_deref());
+    let follows_older = check_absent(&dataset, said, reader.absent())?;
+    Ok(Slices { dataset, source, reader, taken: 0, follows_older })
+}
 
-    let schema = canonical_schema(&dataset);
-    let mut findings = Findings::default();
-    let mut parts = Vec::new();
-    let mut digests = Vec::new();
-    for batch in reader {
-        let batch = batch?;
-        let checked = check_batch(&dataset, &source, &batch, context, &mut findings)?;
-        digests.extend(checked.digests);
-        parts.push(RecordBatch::try_new(Arc::clone(&schema), checked.columns).map_err(Error::internal)?);
+impl Iterator for Slices {
+    type Item = Result<Slice>;
+
+    /// Fails as [`open`] does, for what only shows on the way.
+    fn next(&mut self) -> Option<Self::Item> {
+        let rows = match self.reader.next()? {
+            Ok(rows) => rows,
+            Err(error) => return Some(Err(error)),
+        };
+        let first_row = self.taken;
+        self.taken += rows.num_rows() as u64;
+        let (dataset, source) = (Arc::clone(&self.dataset), self.source.clone());
+        Some(Ok(Slice { dataset, source, rows, first_row, follows_older: self.follows_older }))
     }
-    let rows = concat_batches(&schema, &parts).map_err(Error::internal)?;
-    Ok((Checked { dataset, source, rows, digests }, findings))
 }
 
 /// The Arrow schema of canonical rows: the stored fields, identifiers still as text.
@@ -173,11 +238,7 @@ fn canonical_schema(dataset: &Dataset) -> SchemaRef {
 /// version, and no newer minor one.
 fn check_version(dataset: &Dataset, said: Option<&str>) -> Result<()> {
     let Some(said) = said else { return Ok(()) };
-    let parts = |version: &str| -> Option<(u32, u32)> {
-        let mut parts = version.split('.').map(|part| part.parse().ok());
-        Some((parts.next()??, parts.next()??))
-    };
-    match (parts(said), parts(&dataset.version)) {
+    match (minor_version(said), minor_version(&dataset.version)) {
         (Some((major, minor)), Some(ours)) if major == ours.0 && minor <= ours.1 => Ok(()),
         _ => Err(Error::violation(format!(
             "the file follows version `{}` of `{}`, this hub version {}; send it in that form or ask for the \
@@ -189,21 +250,40 @@ fn check_version(dataset: &Dataset, said: Option<&str>) -> Result<()> {
     }
 }
 
-struct CheckedBatch {
-    columns: Vec<ArrayRef>,
-    digests: Vec<[u8; WIDTH]>,
+/// A file that follows an older minor version lacks what later ones added, and nothing else. Whether a file that
+/// names no version follows an older one.
+fn check_absent(dataset: &Dataset, said: Option<&str>, absent: &[usize]) -> Result<bool> {
+    let Some(said) = said else { return Ok(!absent.is_empty()) };
+    let was_there = |field: &Field| field.since.as_deref().and_then(minor_version) <= minor_version(said);
+    let missing: Vec<_> = absent
+        .iter()
+        .filter_map(|at| dataset.fields.get(*at))
+        .filter(|field| was_there(field))
+        .map(|field| format!("`{}`", field.name))
+        .collect();
+    if missing.is_empty() {
+        return Ok(false);
+    }
+    Err(Error::violation(format!(
+        "{} does not fit `{}` version {}: columns missing that its own version has: {}",
+        file::following(Some(said)),
+        dataset.name,
+        dataset.version,
+        missing.join(", ")
+    )))
 }
 
-fn check_batch(
-    dataset: &Dataset,
-    source: &str,
-    batch: &RecordBatch,
-    context: &Context<'_>,
-    findings: &mut Findings,
-) -> Result<CheckedBatch> {
+/// Checks a slice of a file. The findings say what became of every row; `Checked` holds those that passed.
+///
+/// # Errors
+/// Only a fault of the hub.
+pub fn check(slice: Slice, context: &Context<'_>) -> Result<(Checked, Findings)> {
+    let Slice { dataset, source, rows: batch, first_row, follows_older } = slice;
     let rows = batch.num_rows();
-    let first_row = findings.received;
-    findings.received += rows as u64;
+    let mut findings = Findings { received: rows as u64, ..Findings::default() };
+    if follows_older {
+        findings.warn("older_contract", rows as u64);
+    }
     let mut faults: Vec<Option<(usize, Reason)>> = vec![None; rows];
     let mut warnings = Vec::new();
     let mut columns = Vec::with_capacity(dataset.fields.len());
@@ -214,47 +294,46 @@ fn check_batch(
             faults[row].get_or_insert((at, reason));
         }
         warnings.extend(checked.warnings);
+        for (_, kind) in checked.damage {
+            findings.warn(kind, 1);
+        }
         columns.push(checked.values);
     }
-    reject_outside_scope(dataset, source, &columns, context.scope, &mut faults);
+    reject_outside_scope(&dataset, &source, &columns, context.scope, &mut faults);
 
     for (row, fault) in faults.iter().enumerate() {
         let Some((at, reason)) = fault else { continue };
-        *findings.rejections.entry(reason.word().into()).or_default() += 1;
-        if findings.rejected_rows.len() < LISTED_ROWS {
-            let field = dataset.fields.get(*at).map(|field| field.name.clone()).unwrap_or_default();
-            findings.rejected_rows.push(RejectedRow {
-                row: first_row + row as u64,
-                field,
-                reason: reason.word().into(),
-            });
-        }
+        let field = dataset.fields.get(*at).map(|field| field.name.clone()).unwrap_or_default();
+        findings.reject(first_row + row as u64, field, *reason);
     }
     for (row, kind) in warnings {
         if faults[row].is_none() {
-            *findings.warnings.entry(kind.into()).or_default() += 1;
+            findings.warn(kind, 1);
         }
     }
 
-    let good = BooleanArray::from_iter(faults.iter().map(|fault| Some(fault.is_none())));
-    let all = Schema::new(
-        dataset
-            .fields
-            .iter()
-            .map(|field| ArrowField::new(&field.name, arrow_type(field.kind), true))
-            .collect::<Vec<_>>(),
-    );
-    let whole = RecordBatch::try_new(Arc::new(all), columns).map_err(Error::internal)?;
-    let kept = filter_record_batch(&whole, &good).map_err(Error::internal)?;
-    let digests = row_digests(context.digest_key, dataset, source, &kept)?;
-    let columns = dataset
+    let (columns, numbers) = match findings.rejections.is_empty() {
+        true => (columns, (first_row..first_row + rows as u64).collect()),
+        false => {
+            let good = BooleanArray::from_iter(faults.iter().map(|fault| Some(fault.is_none())));
+            let kept = columns.iter().map(|column| filter(column, &good)).collect::<std::result::Result<_, _>>();
+            let numbers = (first_row..).zip(&faults).filter(|(_, fault)| fault.is_none()).map(|(row, _)| row);
+            (kept.map_err(Error::internal)?, numbers.collect())
+        }
+    };
+    let digests = digest::row_digests(context.digest_key, &dataset, &source, &columns, Vec::len(&numbers))?;
+    let kept: Vec<_> = dataset
         .fields
         .iter()
-        .zip(kept.columns())
+        .zip(&columns)
         .filter(|(field, _)| field.class != FieldClass::FreeText)
         .map(|(_, column)| Arc::clone(column))
         .collect();
-    Ok(CheckedBatch { columns, digests })
+    let options = RecordBatchOptions::new().with_row_count(Some(Vec::len(&numbers)));
+    let rows = RecordBatch::try_new_with_options(canonical_schema(&dataset), kept, &options);
+    let rows = rows.map_err(Error::internal)?;
+    findings.warn("revision", revision::revisions(&dataset, &rows) as u64);
+    Ok((Checked { dataset, rows, digests, numbers }, findings))
 }
 
 fn reject_outside_scope(
@@ -298,38 +377,4 @@ impl Row for Incoming<'_> {
         let at = self.dataset.fields.iter().position(|known| known.name == field)?;
         layout::value(self.columns.get(at)?, self.row)
     }
-}
-
-/// A keyed digest of each whole row, free text included: two rows of one source are exact copies when
-/// these are equal. The encoding is the hub's own, since digests outlive library versions.
-fn row_digests(key: &hmac::Key, dataset: &Dataset, source: &str, rows: &RecordBatch) -> Result<Vec<[u8; WIDTH]>> {
-    let mut texts = Vec::with_capacity(rows.num_columns());
-    for column in rows.columns() {
-        let text = arrow::compute::cast(column, &DataType::Utf8).map_err(Error::internal)?;
-        texts.push(text);
-    }
-    let texts: Vec<_> = texts.iter().map(|text| text.as_string::<i32>()).collect();
-    let name = dataset.name.to_string();
-    let mut encoded = Vec::new();
-    let digests = (0..rows.num_rows()).map(|row| {
-        encoded.clear();
-        for part in [name.as_str(), source]
-            .into_iter()
-            .map(Some)
-            .chain(texts.iter().map(|text| text.is_valid(row).then(|| text.value(row))))
-        {
-            match part {
-                None => encoded.push(0),
-                Some(text) => {
-                    encoded.push(1);
-                    encoded.extend_from_slice(&(text.len() as u64).to_le_bytes());
-                    encoded.extend_from_slice(text.as_bytes());
-                }
-            }
-        }
-        let mut digest = [0; WIDTH];
-        digest.copy_from_slice(&hmac::sign(key, &encoded).as_ref()[..WIDTH]);
-        digest
-    });
-    Ok(digests.collect())
 }

@@ -3,7 +3,7 @@
 //! Version 1. A value that cannot be brought into its canonical form with certainty is refused rather
 //! than guessed, since a wrong guess joins two people.
 
-use std::ops::Range;
+use std::{borrow::Cow, ops::Range};
 
 use unicode_normalization::UnicodeNormalization;
 
@@ -39,6 +39,8 @@ pub fn canonical(kind: IdentifierKind, typed: &str) -> Canonical {
         IdentifierKind::CnMobile => mobile(&squeezed(&plain)),
         IdentifierKind::Uscc => uscc(&squeezed(&plain).to_ascii_uppercase()),
         IdentifierKind::Name => Ok(name(&plain)),
+        // Numbers that lost their digits are one spelling of many people.
+        IdentifierKind::Opaque if is_scientific(&plain) => Err(Fault::Shape),
         IdentifierKind::Opaque => Ok(plain),
     };
     match result {
@@ -47,6 +49,123 @@ pub fn canonical(kind: IdentifierKind, typed: &str) -> Canonical {
         Err(Fault::Shape) => Canonical::Malformed,
         Err(Fault::Check) => Canonical::BadCheck,
     }
+}
+
+/// Whether `typed` is in the canonical form of `kind` already, told by a look and without making that form. Where a look
+/// does not tell it is false, and [`canonical`] decides.
+pub fn is_canonical(kind: IdentifierKind, typed: &str) -> bool {
+    match kind {
+        IdentifierKind::CnResidentId => is_long_resident_id(typed.as_bytes()) && long_resident_id(typed).is_ok(),
+        IdentifierKind::CnMobile => is_mobile(typed.as_bytes()),
+        IdentifierKind::Uscc => false,
+        // Normalisation leaves these as they are.
+        IdentifierKind::Name => !typed.is_empty() && typed.chars().all(|c| matches!(c, '\u{4e00}'..='\u{9fff}')),
+        IdentifierKind::Opaque => {
+            !typed.is_empty() && typed.bytes().all(|byte| byte.is_ascii_graphic()) && !is_scientific(typed)
+        }
+    }
+}
+
+/// Whether `typed` is what spreadsheets make of a long number, `4.20104E+17` or `420104198001010000`: they keep
+/// 15 digits, and the rest is lost for good. The second form is told from a typing error by its three zeros at
+/// the end, so ask only about what failed its check.
+pub fn is_spreadsheet_number(typed: &str) -> bool {
+    let text = squeezed(&plain(typed));
+    let rounded = text.len() == 18 && text.ends_with("000") && text.bytes().all(|byte| byte.is_ascii_digit());
+    rounded || is_scientific(&text)
+}
+
+/// Digits in the form `d.ddE+dd`, as spreadsheets show numbers that are wider than their column.
+fn is_scientific(text: &str) -> bool {
+    let Some((number, exponent)) = text.split_once("E+").or_else(|| text.split_once("e+")) else { return false };
+    let digits = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
+    whole.len() == 1 && digits(whole) && digits(fraction) && (1..=2).contains(&exponent.len()) && digits(exponent)
+}
+
+/// Whether `text` is a day as spreadsheets keep it, `46030` or `46030.375`, that was exported as a number.
+///
+/// Such days are not guessed: one system counts from 1900 and another from 1904, a file does not say which, and
+/// the wrong one is four years and a day off, which no check would find.
+pub fn is_serial_day(text: &str) -> bool {
+    let (day, time) = text.split_once('.').unwrap_or((text, "0"));
+    let digits = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    day.len() == 5 && digits(day) && digits(time)
+}
+
+/// A text with its digits, letters, signs and spaces in their plain form (NFKC), trimmed. Borrowed where nothing is to
+/// do, which is told by its being ASCII.
+pub fn plain_text(typed: &str) -> Cow<'_, str> {
+    match typed.is_ascii() {
+        true => Cow::Borrowed(typed.trim()),
+        false => Cow::Owned(plain(typed)),
+    }
+}
+
+/// A decimal number without exponent, plus sign and needless zeros: `1.85E+01` is `18.5`, `1.0` is `1`. By its digits
+/// alone, so that nothing is rounded. `None` where it is no number, or so long, large or small that no field holds it.
+pub fn written_out(text: &str) -> Option<String> {
+    const MOST: usize = 64;
+    if text.len() > MOST {
+        return None;
+    }
+    let (number, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
+    let exponent: isize = exponent.parse().ok()?;
+    let (sign, number) = match number.strip_prefix('-') {
+        Some(number) => ("-", number),
+        None => ("", number.strip_prefix('+').unwrap_or(number)),
+    };
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    let is_number = number.len() > number.matches('.').count()
+        && [whole, fraction].iter().all(|part| part.bytes().all(|byte| byte.is_ascii_digit()));
+    if !is_number || exponent.unsigned_abs() > MOST {
+        return None;
+    }
+    let zeros = "0".repeat(MOST);
+    let digits = format!("{zeros}{whole}{fraction}{zeros}");
+    // The point moves by the exponent, from where it stood.
+    let (whole, fraction) = digits.split_at((MOST + whole.len()).checked_add_signed(exponent)?);
+    let (whole, fraction) = (whole.trim_start_matches('0'), fraction.trim_end_matches('0'));
+    let whole = if whole.is_empty() { "0" } else { whole };
+    let point = if fraction.is_empty() { "" } else { "." };
+    Some(format!("{sign}{whole}{point}{fraction}"))
+}
+
+/// A day or a time as spreadsheets write it, `2026/1/8`, `2026-1-8 9:05` or `2026年1月8日`, in the form of ISO
+/// 8601. `None` where it is in that form already, or in none that says which number is the month.
+pub fn plain_time(text: &str) -> Option<String> {
+    let (day, rest) = match text.find([' ', 'T', 't']) {
+        Some(at) => (&text[..at], text[at + 1..].trim_start()),
+        None => (text, ""),
+    };
+    let plain_day = plain_day(day)?;
+    if rest.is_empty() {
+        return (plain_day != day).then_some(plain_day);
+    }
+    let end = rest.find(|c: char| !c.is_ascii_digit() && !matches!(c, ':' | '.')).unwrap_or(rest.len());
+    let (time, zone) = rest.split_at(end);
+    let mut parts = time.split(':');
+    let (hour, minute, second) = (parts.next()?, parts.next()?, parts.next().unwrap_or("00"));
+    let two = |part: &str| (1..=2).contains(&part.len()) && part.bytes().all(|byte| byte.is_ascii_digit());
+    let whole = second.split('.').next().unwrap_or_default();
+    if parts.next().is_some() || !two(hour) || !two(minute) || !two(whole) {
+        return None;
+    }
+    let pad = if whole.len() == 1 { "0" } else { "" };
+    let plain = format!("{plain_day} {hour:0>2}:{minute:0>2}:{pad}{second}{zone}");
+    // The letter between day and time is no difference.
+    (plain.as_bytes() != text.replacen(['T', 't'], " ", 1).as_bytes()).then_some(plain)
+}
+
+/// A day of year, month and day in that order, with four digits of a year.
+fn plain_day(text: &str) -> Option<String> {
+    let text = text.strip_suffix('日').unwrap_or(text);
+    let mut parts = text.split(['-', '/', '年', '月']);
+    let (year, month, day) = (parts.next()?, parts.next()?, parts.next()?);
+    let digits = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
+    let fits = year.len() == 4 && (1..=2).contains(&month.len()) && (1..=2).contains(&day.len());
+    let whole = parts.next().is_none() && digits(year) && digits(month) && digits(day);
+    (fits && whole).then(|| format!("{year}-{month:0>2}-{day:0>2}"))
 }
 
 /// Whether `text` holds what reads like a resident id, a mobile number or a credit code.
@@ -62,6 +181,9 @@ pub fn holds_identifier(text: &str, is_division: impl Fn(&str) -> bool) -> bool 
 /// counts in one piece, as somebody's with a typing error, and not in groups, where dates and serial
 /// numbers meet by chance.
 pub fn identifier_spans(text: &str, is_division: impl Fn(&str) -> bool) -> Vec<Range<usize>> {
+    if !is_worth_a_look(text) {
+        return Vec::new();
+    }
     let (numbers, words) = pieces(text);
     let mut spans: Vec<Range<usize>> =
         words.into_iter().filter(|word| uscc(&word.0).is_ok()).map(|word| word.1).collect();
@@ -85,6 +207,29 @@ pub fn identifier_spans(text: &str, is_division: impl Fn(&str) -> bool) -> Vec<R
         overlap
     });
     spans
+}
+
+/// Whether a text has digits enough for the shortest number, or a word as long as a credit code; also where it has
+/// characters that may stand for either. Most texts have not, and taking them to pieces costs far more.
+fn is_worth_a_look(text: &str) -> bool {
+    const SHORTEST_NUMBER: usize = 11;
+    const CODE: usize = 18;
+    let (mut digits, mut word) = (0, 0);
+    for c in text.chars() {
+        match c {
+            '0'..='9' => (digits, word) = (digits + 1, word + 1),
+            'a'..='z' | 'A'..='Z' => word += 1,
+            // Ideographs, and the punctuation between them.
+            '\0'..='\x7f' | '\u{3000}'..='\u{3002}' | '\u{4e00}'..='\u{9fff}' | '，' | '；' | '：' | '（' | '）' => {
+                word = 0
+            }
+            _ => return true,
+        }
+        if digits >= SHORTEST_NUMBER || word >= CODE {
+            return true;
+        }
+    }
+    false
 }
 
 /// Most pieces an id is written in: every digit for itself.
@@ -239,14 +384,23 @@ fn resident_id(text: &str) -> Result<String, Fault> {
             let check = resident_check(long.as_bytes());
             Ok(long + std::str::from_utf8(&[check]).unwrap_or_default())
         }
-        18 if bytes[..17].iter().all(u8::is_ascii_digit) && (bytes[17].is_ascii_digit() || bytes[17] == b'X') => {
-            if !is_date(&text[6..14]) {
-                return Err(Fault::Shape);
-            }
-            if resident_check(&bytes[..17]) == bytes[17] { Ok(text.to_owned()) } else { Err(Fault::Check) }
-        }
+        _ if is_long_resident_id(bytes) => long_resident_id(text).map(|()| text.to_owned()),
         _ => Err(Fault::Shape),
     }
+}
+
+/// Whether these are 17 digits, and one more or an X.
+fn is_long_resident_id(bytes: &[u8]) -> bool {
+    bytes.len() == 18 && bytes[..17].iter().all(u8::is_ascii_digit) && (bytes[17].is_ascii_digit() || bytes[17] == b'X')
+}
+
+/// Checks what [is long enough](is_long_resident_id).
+fn long_resident_id(text: &str) -> Result<(), Fault> {
+    let bytes = text.as_bytes();
+    if !is_date(&text[6..14]) {
+        return Err(Fault::Shape);
+    }
+    if resident_check(&bytes[..17]) == bytes[17] { Ok(()) } else { Err(Fault::Check) }
 }
 
 fn resident_check(first17: &[u8]) -> u8 {
@@ -255,19 +409,21 @@ fn resident_check(first17: &[u8]) -> u8 {
     b"10X98765432"[(sum % 11) as usize]
 }
 
+/// Whether eight digits are a day since 1850.
 fn is_date(text: &str) -> bool {
-    chrono::NaiveDate::parse_from_str(text, "%Y%m%d").is_ok_and(|date| chrono::Datelike::year(&date) >= 1850)
+    let year = text[..4].parse::<i32>().ok().filter(|year| *year >= 1850);
+    let day = |year| chrono::NaiveDate::from_ymd_opt(year, text[4..6].parse().ok()?, text[6..].parse().ok()?);
+    year.and_then(day).is_some()
 }
 
 /// Eleven digits from 13 to 19, with or without the country code.
 fn mobile(text: &str) -> Result<String, Fault> {
     let digits = text.strip_prefix("+86").or_else(|| text.strip_prefix("0086")).unwrap_or(text);
-    let bytes = digits.as_bytes();
-    let fits = bytes.len() == 11
-        && bytes.iter().all(u8::is_ascii_digit)
-        && bytes[0] == b'1'
-        && (b'3'..=b'9').contains(&bytes[1]);
-    fits.then(|| digits.to_owned()).ok_or(Fault::Shape)
+    is_mobile(digits.as_bytes()).then(|| digits.to_owned()).ok_or(Fault::Shape)
+}
+
+fn is_mobile(bytes: &[u8]) -> bool {
+    bytes.len() == 11 && matches!(bytes, [b'1', b'3'..=b'9', ..]) && bytes.iter().all(u8::is_ascii_digit)
 }
 
 /// GB 32100: 17 characters of 0-9A-Z without I O S V Z, and a check with weights 3^i mod 31.
@@ -324,6 +480,44 @@ mod tests {
     }
 
     #[test]
+    fn what_looks_canonical_is_left_as_it_is() {
+        use IdentifierKind::{CnMobile, CnResidentId, Name, Opaque, Uscc};
+        let typed = [
+            "",
+            "11010519491231002X",
+            "11010519491231002x",
+            "110105194912310021",
+            "110105194913310021",
+            "110105174912310021",
+            "130503670401001",
+            " 11010519491231002X",
+            "14106185201",
+            "+8614106185201",
+            "12106185201",
+            "1410618520",
+            "91350100M000100Y43",
+            "王浩",
+            "王 浩",
+            "王\u{f900}",
+            "Ana",
+            "V-1",
+            "V 1",
+            "４.2E+17",
+            "4.2E+17",
+            "é",
+        ];
+        let mut looked = 0;
+        for kind in [CnResidentId, CnMobile, Uscc, Name, Opaque] {
+            for typed in typed.iter().filter(|typed| is_canonical(kind, typed)) {
+                let expected = Canonical::Value { text: (*typed).to_owned(), touched: false };
+                assert!(canonical(kind, typed) == expected, "{typed}");
+                looked += 1;
+            }
+        }
+        assert!(looked >= 4, "nothing is ever told by a look");
+    }
+
+    #[test]
     fn wrong_ids_are_refused_by_their_fault() {
         let of = |typed| canonical(IdentifierKind::CnResidentId, typed);
         assert!(of("110105194912310021") == Canonical::BadCheck);
@@ -340,6 +534,86 @@ mod tests {
         assert!(canonical(IdentifierKind::Uscc, "91350100M000100Y44") == Canonical::BadCheck);
         assert_eq!(value(IdentifierKind::Name, "王　浩").as_deref(), Some("王浩"));
         assert_eq!(value(IdentifierKind::Name, " Ana   maria ").as_deref(), Some("ANA MARIA"));
+    }
+
+    #[test]
+    fn numbers_that_lost_their_digits_are_nobodys() {
+        for lost in ["4.20104E+17", "4.2e+17", "4E+17", " 1.39E+10", "４.２０１０４Ｅ＋１７", "420104198001010000"]
+        {
+            assert!(is_spreadsheet_number(lost), "{lost}");
+        }
+        for other in
+            ["11010519491231002X", "42010419800101000", "E+17", "A1E+17", "1.E+17", "4.2E17", "4.2E+170", "12E+17"]
+        {
+            assert!(!is_spreadsheet_number(other), "{other}");
+        }
+        // Two people would become one.
+        assert!(canonical(IdentifierKind::Opaque, "4.20104E+17") == Canonical::Malformed);
+        assert_eq!(value(IdentifierKind::Opaque, "4.2E17").as_deref(), Some("4.2E17"));
+    }
+
+    #[test]
+    fn days_and_times_of_spreadsheets_are_mended() {
+        for (typed, expected) in [
+            ("2026/1/8", Some("2026-01-08")),
+            ("2026-1-08", Some("2026-01-08")),
+            ("2026年1月8日", Some("2026-01-08")),
+            ("2026-1-8 9:05", Some("2026-01-08 09:05:00")),
+            ("2026/01/08 19:05:03.25", Some("2026-01-08 19:05:03.25")),
+            ("2026/1/8 9:05:3+08:00", Some("2026-01-08 09:05:03+08:00")),
+            ("2026-01-08T09:05", Some("2026-01-08 09:05:00")),
+            // Good as they are.
+            ("2026-01-08", None),
+            ("2026-01-08 09:05:00", None),
+            ("2026-01-08T09:05:00Z", None),
+            ("20260108", None),
+            // Who could say.
+            ("1/8/2026", None),
+            ("26/1/8", None),
+            ("2026/1", None),
+            ("2026/1/8 9", None),
+            ("2026/1/8 9:05:00:00", None),
+            ("2026/1/8 nine", None),
+            ("", None),
+        ] {
+            assert_eq!(plain_time(typed).as_deref(), expected, "{typed}");
+        }
+        for serial in ["46030", "46030.0", "46030.37847"] {
+            assert!(is_serial_day(serial), "{serial}");
+        }
+        for other in ["2026", "460300", "4603a", "46030.", "46030.x", "20260108", ""] {
+            assert!(!is_serial_day(other), "{other}");
+        }
+        assert_eq!(plain_text(" ３６.５ "), "36.5");
+        assert_eq!(plain_text("－３７．５"), "-37.5");
+        assert_eq!(plain_text("２０２６／１／８　９：０５"), "2026/1/8 9:05");
+    }
+
+    #[test]
+    fn numbers_are_written_out_by_their_digits() {
+        for (typed, expected) in [
+            ("1.0", "1"),
+            ("1.85E+01", "18.5"),
+            ("1e2", "100"),
+            ("+120e-1", "12"),
+            ("-0.5", "-0.5"),
+            ("-12.5e-3", "-0.0125"),
+            (".5e1", "5"),
+            ("5.", "5"),
+            ("007", "7"),
+            ("0e9", "0"),
+            ("9007199254740993.0", "9007199254740993"),
+        ] {
+            assert_eq!(written_out(typed).as_deref(), Some(expected), "{typed}");
+        }
+        assert_eq!(written_out("1e64"), Some(format!("1{}", "0".repeat(64))));
+        assert_eq!(written_out("1e-64"), Some(format!("0.{}1", "0".repeat(63))));
+        for wrong in
+            ["", ".", "-", "e5", ".e5", "1e", "1e+", "1.0.0", "1e2.0", "1 0", "--1", "0x1", "1e65", "1e-65", "inf"]
+        {
+            assert_eq!(written_out(wrong), None, "{wrong}");
+        }
+        assert_eq!(written_out(&format!("1{}", "0".repeat(64))), None);
     }
 
     #[test]

@@ -4,53 +4,90 @@
 //! Knows the framing of the Arrow IPC stream and of Thrift's compact protocol (which Parquet footers and
 //! page headers are written in), and nothing of what they mean.
 
+use std::{
+    collections::HashMap,
+    io::{BufRead, Read, Seek, SeekFrom},
+};
+
 use arrow::ipc::{self, CompressionType, MessageHeader};
 
-use super::file::{too_much, unreadable};
-use crate::error::Result;
+use super::limits::{Limits, too_many, too_much, unreadable};
+use crate::{
+    error::{Error, Result},
+    spool::{Body, BodyReader},
+};
 
-/// Checks every message of an Arrow stream: lengths inside the file, buffers inside their body, and
-/// decompressed lengths within `most`.
-pub fn check_arrow(bytes: &[u8], most: u64) -> Result<()> {
+/// What a decoder may hold at once, in bytes: one batch of an Arrow stream, its dictionaries, or one page of
+/// each column of a Parquet file. Writers stay far below it.
+const HELD: u64 = 512 << 20;
+
+/// The longest footer of a Parquet file, and the longest header of a message of an Arrow stream, in bytes.
+const LONGEST_BOOKKEEPING: u64 = 32 << 20;
+
+/// The longest page header, in bytes: it may hold the smallest and the largest value.
+const LONGEST_PAGE_HEADER: u64 = 1 << 20;
+
+/// How much of a page's header is read at first; most are shorter.
+const USUAL_PAGE_HEADER: u64 = 512;
+
+/// Checks every message of an Arrow stream: flat columns and not too many, lengths inside the file, buffers
+/// inside their body, and decompressed lengths within the limits.
+///
+/// # Errors
+/// [`Error::ContractViolation`] or [`Error::TooLarge`].
+pub fn check_arrow(body: &Body, limits: Limits) -> Result<()> {
+    let mut reader = body.reader();
+    let whole = body.len();
     let mut at = 0;
     let mut decoded = 0_u64;
-    while at < bytes.len() {
-        let Some((length, start)) = message_length(bytes, at) else { return Err(unreadable()) };
+    let mut messages = 0;
+    let mut dictionaries = HashMap::new();
+    while at < whole {
+        let (length, start) = message_length(&mut reader, at)?;
         if length == 0 {
             return Ok(());
         }
-        let end = start.checked_add(length).filter(|end| *end <= bytes.len()).ok_or_else(unreadable)?;
-        let message = ipc::root_as_message(&bytes[start..end]).map_err(|_| unreadable())?;
-        let body = usize::try_from(message.bodyLength()).map_err(|_| unreadable())?;
-        let next = end.checked_add(body).filter(|next| *next <= bytes.len()).ok_or_else(unreadable)?;
+        messages += 1;
+        if messages > limits.pages {
+            return Err(too_many("the number of batches", limits.pages));
+        }
+        let end = start.checked_add(length).filter(|end| *end <= whole).ok_or_else(unreadable)?;
+        if length > LONGEST_BOOKKEEPING {
+            return Err(unreadable());
+        }
+        let header = read(&mut reader, start, length)?;
+        let message = ipc::root_as_message(&header).map_err(|_| unreadable())?;
+        let inside = u64::try_from(message.bodyLength()).map_err(|_| unreadable())?;
+        let next = end.checked_add(inside).filter(|next| *next <= whole).ok_or_else(unreadable)?;
+        if inside > HELD {
+            return Err(batch_too_large());
+        }
+        if let Some(schema) = message.header_as_schema() {
+            let fields: Vec<_> = schema.fields().into_iter().flatten().collect();
+            check_width(fields.len(), limits)?;
+            if fields.iter().any(|field| field.children().is_some_and(|children| !children.is_empty())) {
+                return Err(nested());
+            }
+        }
         let batch = match message.header_type() {
             MessageHeader::RecordBatch => message.header_as_record_batch(),
             MessageHeader::DictionaryBatch => message.header_as_dictionary_batch().and_then(|batch| batch.data()),
             _ => None,
         };
         if let Some(batch) = batch {
-            let compressed = batch
-                .compression()
-                .is_some_and(|c| c.codec() == CompressionType::ZSTD || c.codec() == CompressionType::LZ4_FRAME);
-            decoded = decoded.saturating_add(u64::try_from(batch.length()).map_err(|_| unreadable())?);
-            for buffer in batch.buffers().into_iter().flatten() {
-                let offset = usize::try_from(buffer.offset()).map_err(|_| unreadable())?;
-                let length = usize::try_from(buffer.length()).map_err(|_| unreadable())?;
-                let inside = offset.checked_add(length).is_some_and(|buffer_end| buffer_end <= body);
-                if !inside {
-                    return Err(unreadable());
-                }
-                let data = &bytes[end + offset..end + offset + length];
-                decoded = decoded.saturating_add(match data.first_chunk::<8>() {
-                    // Minus one says that this buffer was left as it is.
-                    Some(prefix) if compressed => match i64::from_le_bytes(*prefix) {
-                        -1 => length as u64,
-                        said => u64::try_from(said).map_err(|_| unreadable())?,
-                    },
-                    _ => length as u64,
-                });
-                if decoded > most {
-                    return Err(too_much(most));
+            let batch = batch_size(&batch, &mut reader, end..next)?;
+            decoded = decoded.saturating_add(batch);
+            if decoded > limits.decoded_bytes {
+                return Err(too_much(limits.decoded_bytes));
+            }
+            if batch > HELD {
+                return Err(batch_too_large());
+            }
+            if let Some(dictionary) = message.header_as_dictionary_batch() {
+                let held: &mut u64 = dictionaries.entry(dictionary.id()).or_default();
+                *held = if dictionary.isDelta() { held.saturating_add(batch) } else { batch };
+                if dictionaries.values().fold(0_u64, |sum, held| sum.saturating_add(*held)) > HELD {
+                    return Err(batch_too_large());
                 }
             }
         }
@@ -59,69 +96,223 @@ pub fn check_arrow(bytes: &[u8], most: u64) -> Result<()> {
     Ok(())
 }
 
-/// The length of the message at `at` and where it begins, with or without the continuation mark.
-fn message_length(bytes: &[u8], at: usize) -> Option<(usize, usize)> {
-    let word = |at: usize| Some(i32::from_le_bytes(*bytes.get(at..)?.first_chunk::<4>()?));
-    match word(at)? {
-        -1 => Some((usize::try_from(word(at + 4)?).ok()?, at + 8)),
-        length => Some((usize::try_from(length).ok()?, at + 4)),
+/// What the buffers of a batch take once they are decompressed; they must lie in `place`.
+fn batch_size(batch: &ipc::RecordBatch<'_>, reader: &mut BodyReader, place: std::ops::Range<u64>) -> Result<u64> {
+    let compressed = batch
+        .compression()
+        .is_some_and(|c| c.codec() == CompressionType::ZSTD || c.codec() == CompressionType::LZ4_FRAME);
+    let mut decoded = u64::try_from(batch.length()).map_err(|_| unreadable())?;
+    for buffer in batch.buffers().into_iter().flatten() {
+        let offset = u64::try_from(buffer.offset()).map_err(|_| unreadable())?;
+        let length = u64::try_from(buffer.length()).map_err(|_| unreadable())?;
+        let start = place.start.checked_add(offset).ok_or_else(unreadable)?;
+        if start.checked_add(length).is_none_or(|end| end > place.end) {
+            return Err(unreadable());
+        }
+        let unpacked = if compressed && length >= 8 {
+            match i64::from_le_bytes(word(reader, start)?) {
+                // Minus one says that this buffer was left as it is.
+                -1 => length,
+                said => u64::try_from(said).map_err(|_| unreadable())?,
+            }
+        } else {
+            length
+        };
+        decoded = decoded.saturating_add(unpacked);
     }
+    Ok(decoded)
 }
 
-/// Checks the footer of a Parquet file and the headers of its pages: lists no longer than the bytes that
-/// could hold them, and pages that decompress to no more than `most` in all.
-pub fn check_parquet(bytes: &[u8], most: u64) -> Result<()> {
-    let Some((rest, b"PAR1")) = bytes.split_last_chunk::<4>() else { return Err(unreadable()) };
-    let Some((rest, length)) = rest.split_last_chunk::<4>() else { return Err(unreadable()) };
-    let length = u32::from_le_bytes(*length) as usize;
-    let start = rest.len().checked_sub(length).ok_or_else(unreadable)?;
-    let mut footer = Thrift { bytes: &rest[start..], at: 0 };
-    let metadata = footer.structure(0).ok_or_else(unreadable)?;
+/// The length of the message at `at` and where it begins, with or without the continuation mark.
+fn message_length(reader: &mut BodyReader, at: u64) -> Result<(u64, u64)> {
+    let (length, start) = match i32::from_le_bytes(word(reader, at)?) {
+        -1 => (i32::from_le_bytes(word(reader, at + 4)?), at + 8),
+        length => (length, at + 4),
+    };
+    Ok((u64::try_from(length).map_err(|_| unreadable())?, start))
+}
 
-    let mut decoded = 0_u64;
-    // FileMetaData.row_groups (4) > RowGroup.columns (1) > ColumnChunk.meta_data (3).
+/// Checks the footer of a Parquet file and the headers of its pages: flat columns and not too many, lists no
+/// longer than the bytes that could hold them, and pages whose number and decompressed size, each and
+/// together, stay within the limits.
+///
+/// # Errors
+/// [`Error::ContractViolation`] or [`Error::TooLarge`].
+pub fn check_parquet(body: &Body, limits: Limits) -> Result<()> {
+    let mut reader = body.reader();
+    let end = body.len().checked_sub(8).ok_or_else(unreadable)?;
+    if word::<4>(&mut reader, end + 4)? != *b"PAR1" {
+        return Err(unreadable());
+    }
+    let length = u64::from(u32::from_le_bytes(word(&mut reader, end)?));
+    let start = end.checked_sub(length).ok_or_else(unreadable)?;
+    if length > LONGEST_BOOKKEEPING {
+        return Err(Error::TooLarge {
+            what: "the file's own description",
+            limit: format!("{} MiB; write fewer row groups", LONGEST_BOOKKEEPING >> 20),
+        });
+    }
+    let footer = read(&mut reader, start, length)?;
+    let metadata = Thrift::new(&footer).structure(0).ok_or_else(unreadable)?;
+    check_columns(&metadata, limits)?;
+
+    // FileMetaData.row_groups (4) > RowGroup.columns (1).
+    let groups = metadata.list(4).count() as u64;
+    if groups > limits.row_groups {
+        return Err(too_many("the number of row groups", limits.row_groups));
+    }
+    let chunks: u64 = metadata.list(4).map(|group| group.list(1).count() as u64).sum();
+    if chunks > limits.pages {
+        return Err(too_many("the number of pages", limits.pages));
+    }
+    let mut walk = Walk { reader, whole: body.len(), limits, pages: chunks, decoded: 0 };
     for group in metadata.list(4) {
+        let mut held = 0_u64;
         for chunk in group.list(1) {
-            let Some(column) = chunk.member(3) else { continue };
-            // num_values (5): where there are none, writers leave the offsets as they happen to be.
-            if column.whole(5) == Some(0) {
-                continue;
-            }
-            // data_page_offset (9), dictionary_page_offset (11), total_compressed_size (7).
-            let (Some(data), Some(size)) = (column.whole(9), column.whole(7)) else { continue };
-            let first = column.whole(11).filter(|at| *at > 0 && *at < data).unwrap_or(data);
-            let first = usize::try_from(first).map_err(|_| unreadable())?;
-            let size = usize::try_from(size).map_err(|_| unreadable())?;
-            let end = first.checked_add(size).filter(|end| *end <= bytes.len()).ok_or_else(unreadable)?;
-            let mut at = first;
-            while at < end {
-                let mut header = Thrift { bytes: &bytes[at..end], at: 0 };
-                let page = header.structure(0).ok_or_else(unreadable)?;
-                // uncompressed_page_size (2), compressed_page_size (3).
-                let (Some(unpacked), Some(packed)) = (page.whole(2), page.whole(3)) else { return Err(unreadable()) };
-                decoded = decoded.saturating_add(u64::try_from(unpacked).map_err(|_| unreadable())?);
-                if decoded > most {
-                    return Err(too_much(most));
-                }
-                let packed = usize::try_from(packed).map_err(|_| unreadable())?;
-                at = at.checked_add(header.at).and_then(|at| at.checked_add(packed)).ok_or_else(unreadable)?;
-            }
+            held = held.saturating_add(walk.chunk(chunk)?);
+        }
+        if held > HELD {
+            return Err(Error::TooLarge {
+                what: "a page of each column together",
+                limit: format!("{} MiB; write the file in smaller pages", HELD >> 20),
+            });
         }
     }
     Ok(())
+}
+
+/// Checks the schema, which Parquet keeps as a list of all elements with the root as its first.
+fn check_columns(metadata: &Structure, limits: Limits) -> Result<()> {
+    /// `FieldRepetitionType.REPEATED`.
+    const REPEATED: i64 = 2;
+    // FileMetaData.schema (2) > SchemaElement: repetition_type (3), num_children (5).
+    let columns = || metadata.list(2).skip(1);
+    check_width(columns().count(), limits)?;
+    let flat = |element: &Structure| {
+        element.whole(3) != Some(REPEATED) && element.whole(5).is_none_or(|children| children == 0)
+    };
+    if columns().all(flat) { Ok(()) } else { Err(nested()) }
+}
+
+fn check_width(columns: usize, limits: Limits) -> Result<()> {
+    if columns > limits.columns {
+        return Err(too_many("the number of columns", limits.columns as u64));
+    }
+    Ok(())
+}
+
+/// A walk over the pages of a Parquet file.
+struct Walk {
+    reader: BodyReader,
+    whole: u64,
+    limits: Limits,
+    /// Pages so far, and chunks, since one without pages has its price too.
+    pages: u64,
+    /// What they decompress to.
+    decoded: u64,
+}
+
+impl Walk {
+    /// Walks the pages of a column chunk. Returns what reading it holds at once: its dictionary and its largest
+    /// page.
+    fn chunk(&mut self, chunk: &Structure) -> Result<u64> {
+        /// `PageType.DICTIONARY_PAGE`.
+        const DICTIONARY: i64 = 2;
+        // ColumnChunk.meta_data (3) > num_values (5): where there are none, writers leave the offsets as they
+        // happen to be.
+        let Some(column) = chunk.member(3) else { return Ok(0) };
+        if column.whole(5) == Some(0) {
+            return Ok(0);
+        }
+        // data_page_offset (9), dictionary_page_offset (11), total_compressed_size (7).
+        let (Some(data), Some(size)) = (column.whole(9), column.whole(7)) else { return Ok(0) };
+        let first = column.whole(11).filter(|at| *at > 0 && *at < data).unwrap_or(data);
+        let mut at = u64::try_from(first).map_err(|_| unreadable())?;
+        let size = u64::try_from(size).map_err(|_| unreadable())?;
+        let end = at.checked_add(size).filter(|end| *end <= self.whole).ok_or_else(unreadable)?;
+        let (mut dictionary, mut largest) = (0, 0);
+        while at < end {
+            let (page, length) = self.page_header(at, end)?;
+            // type (1), uncompressed_page_size (2), compressed_page_size (3).
+            let (Some(unpacked), Some(packed)) = (page.whole(2), page.whole(3)) else { return Err(unreadable()) };
+            let unpacked = u64::try_from(unpacked).map_err(|_| unreadable())?;
+            let packed = u64::try_from(packed).map_err(|_| unreadable())?;
+            self.decoded = self.decoded.saturating_add(unpacked);
+            if self.decoded > self.limits.decoded_bytes {
+                return Err(too_much(self.limits.decoded_bytes));
+            }
+            self.pages += 1;
+            if self.pages > self.limits.pages {
+                return Err(too_many("the number of pages", self.limits.pages));
+            }
+            match page.whole(1) {
+                Some(DICTIONARY) => dictionary = unpacked.max(dictionary),
+                _ => largest = unpacked.max(largest),
+            }
+            at = at.checked_add(length).and_then(|at| at.checked_add(packed)).ok_or_else(unreadable)?;
+        }
+        Ok(dictionary.saturating_add(largest))
+    }
+
+    /// The page header at `at`, and its length.
+    fn page_header(&mut self, at: u64, end: u64) -> Result<(Structure, u64)> {
+        let most = (end - at).min(LONGEST_PAGE_HEADER);
+        let mut length = USUAL_PAGE_HEADER.min(most);
+        loop {
+            let bytes = read(&mut self.reader, at, length)?;
+            let mut header = Thrift::new(&bytes);
+            if let Some(page) = header.structure(0) {
+                return Ok((page, header.at as u64));
+            }
+            if length == most {
+                return Err(unreadable());
+            }
+            length = length.saturating_mul(8).min(most);
+        }
+    }
+}
+
+/// The `length` bytes at `at`, which callers have found to lie inside the body or to be few.
+fn read(reader: &mut BodyReader, at: u64, length: u64) -> Result<Vec<u8>> {
+    reader.seek(SeekFrom::Start(at)).map_err(Error::internal)?;
+    let mut bytes = Vec::new();
+    reader.by_ref().take(length).read_to_end(&mut bytes).map_err(Error::internal)?;
+    Ok(bytes)
+}
+
+/// The bytes of one number at `at`.
+fn word<const N: usize>(reader: &mut BodyReader, at: u64) -> Result<[u8; N]> {
+    reader.seek(SeekFrom::Start(at)).map_err(Error::internal)?;
+    if let Some(word) = reader.fill_buf().map_err(Error::internal)?.first_chunk() {
+        return Ok(*word);
+    }
+    read(reader, at, N as u64)?.try_into().map_err(|_| unreadable())
+}
+
+fn nested() -> Error {
+    Error::violation("the file has columns of nested values (structures, lists or maps); send flat columns")
+}
+
+fn batch_too_large() -> Error {
+    Error::TooLarge {
+        what: "a batch of the stream, or all its dictionaries",
+        limit: format!("{} MiB; write the stream in smaller batches", HELD >> 20),
+    }
 }
 
 /// A reader of Thrift's compact protocol that reserves nothing it has not seen.
 struct Thrift<'a> {
     bytes: &'a [u8],
     at: usize,
+    /// How many more values it takes.
+    left: usize,
 }
 
 /// A value, as far as anybody here asks.
 enum Value {
     Whole(i64),
     Structure(Structure),
-    List(Vec<Value>),
+    List(Vec<Structure>),
     Other,
 }
 
@@ -149,21 +340,25 @@ impl Structure {
     }
 
     fn list(&self, id: i64) -> impl Iterator<Item = &Self> {
-        let items = match self.find(id) {
-            Some(Value::List(items)) => items.as_slice(),
+        let items: &[Self] = match self.find(id) {
+            Some(Value::List(items)) => items,
             _ => &[],
         };
-        items.iter().filter_map(|item| match item {
-            Value::Structure(structure) => Some(structure),
-            _ => None,
-        })
+        items.iter()
     }
 }
 
 /// Deeper than any footer.
 const DEEPEST: usize = 32;
 
-impl Thrift<'_> {
+/// More values than any footer within its limits has; each takes some forty bytes here.
+const MOST_VALUES: usize = 6_000_000;
+
+impl<'a> Thrift<'a> {
+    fn new(bytes: &'a [u8]) -> Self {
+        Self { bytes, at: 0, left: MOST_VALUES }
+    }
+
     fn byte(&mut self) -> Option<u8> {
         let byte = *self.bytes.get(self.at)?;
         self.at += 1;
@@ -216,6 +411,7 @@ impl Thrift<'_> {
         if depth > DEEPEST {
             return None;
         }
+        self.left = self.left.checked_sub(1)?;
         Some(match kind {
             // Truth stands in the kind of a member, and in a byte of its own within a list.
             1 | 2 => {
@@ -250,7 +446,11 @@ impl Thrift<'_> {
                 }
                 let mut items = Vec::new();
                 for _ in 0..count {
-                    items.push(self.value(head & 0x0f, depth + 1, true)?);
+                    let item = self.value(head & 0x0f, depth + 1, true)?;
+                    // Nobody asks for lists of anything else.
+                    if let Value::Structure(structure) = item {
+                        items.push(structure);
+                    }
                 }
                 Value::List(items)
             }

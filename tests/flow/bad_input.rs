@@ -45,14 +45,14 @@ async fn columns_that_do_not_fit() {
     let hub = TestHub::with_city().await;
     let text = String::from_utf8(fixture("community.visits.csv")).unwrap();
     let renamed = text.replacen("phone", "mobile", 1).into_bytes();
-    assert_snapshot!(push(&hub, CSV, renamed).await, @"422 contract-violation: the file does not fit `community.visits` version 1.0.0: columns the contract does not have: `mobile`; columns missing: `phone`");
+    assert_snapshot!(push(&hub, CSV, renamed).await, @"422 contract-violation: a file that names no version does not fit `community.visits` version 1.0.0: columns the contract does not have: `mobile`; columns missing: `phone`");
     let named_by_a_person = text.replacen("phone", "14100000000", 1).into_bytes();
-    assert_snapshot!(push(&hub, CSV, named_by_a_person).await, @"422 contract-violation: the file does not fit `community.visits` version 1.0.0: columns the contract does not have: one whose name is no field name; columns missing: `phone`");
+    assert_snapshot!(push(&hub, CSV, named_by_a_person).await, @"422 contract-violation: a file that names no version does not fit `community.visits` version 1.0.0: columns the contract does not have: one whose name is no field name; columns missing: `phone`");
 
     let batch = batch_of(VISITS, text.as_bytes());
     let retyped = with_column(&batch, "temperature", Arc::new(StringArray::from(vec!["36.5"; batch.num_rows()])));
     let retyped = with_column(&retyped, "visited_at", Arc::new(Float32Array::from(vec![1.0; batch.num_rows()])));
-    assert_snapshot!(push(&hub, PARQUET, gridhub::demo::as_parquet(&retyped).unwrap().to_vec()).await, @"422 contract-violation: the file does not fit `community.visits` version 1.0.0: column `visited_at` holds real, the contract says timestamp with time zone; column `temperature` holds text, the contract says numeric(4,1)");
+    assert_snapshot!(push(&hub, PARQUET, gridhub::demo::as_parquet(&retyped).unwrap().to_vec()).await, @"422 contract-violation: a file that names no version does not fit `community.visits` version 1.0.0: column `visited_at` holds real, the contract says timestamp with time zone; column `temperature` holds text, the contract says numeric(4,1)");
 }
 
 fn with_column(batch: &RecordBatch, name: &str, values: ArrayRef) -> RecordBatch {
