@@ -64,6 +64,13 @@ pub fn is_sql_name(text: &str) -> bool {
         && text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
 }
 
+/// The major and minor number of a version `MAJOR.MINOR.PATCH`, by which what fits what is decided; patches change
+/// words alone. `None` where it is no version.
+pub fn minor_version(text: &str) -> Option<(u32, u32)> {
+    let mut parts = text.split('.').map(|part| part.parse().ok());
+    Some((parts.next()??, parts.next()??))
+}
+
 /// One dataset, as its contract describes it.
 #[derive(Debug, Clone)]
 pub struct Dataset {
@@ -108,23 +115,37 @@ impl Dataset {
         self.subject.is_none() && self.fields.iter().all(|field| field.identifier.is_none())
     }
 
+    /// Whether a record is a subject, and so the same record whichever source tells of it: its key is the subject
+    /// and nothing else.
+    pub fn records_are_subjects(&self) -> bool {
+        matches!(self.key.as_slice(), [key] if self.subject.as_ref() == Some(key))
+    }
+
     /// The fields that are kept: all but free text.
     pub fn stored_fields(&self) -> impl Iterator<Item = &Field> {
         self.fields.iter().filter(|field| field.class != FieldClass::FreeText)
     }
 }
 
-/// How later rows of one source relate to its earlier ones.
+/// How later rows relate to earlier ones of the same key. A key that is not whole is nobody's: such rows stand for
+/// themselves.
+///
+/// Keys are a source's own, and so are its corrections. Only where the key is the subject alone, as in a register
+/// of residents, several sources speak of one record: then of their rows within a caller's scope the newest by
+/// `order_by` counts, by the event time where there is no such field, then that of the source first by name; never
+/// the one that arrived last, since what was sent offline arrives when it can.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ChangeMode {
     /// Every row is a fact of its own.
     Append,
-    /// The newest row of a key is its current state: by `order_by`, then by arrival.
+    /// The newest row of a source and key is its current state: by `order_by`, then by arrival.
     Upsert {
         /// The field that says which row is newer; arrival alone where absent.
         order_by: Option<String>,
     },
-    /// As `Upsert`, and a newest row whose operation is `D` takes the key away.
+    /// As `Upsert`, and a `D` takes the key away. Where the dataset has a territory, only from there: of each source
+    /// and key the newest row that is no `D` counts, unless a newer `D` names the same territory. A household that
+    /// moves is not lost when the place it left says so after the place where it arrived.
     Changes {
         /// The field that says which row is newer; arrival alone where absent.
         order_by: Option<String>,
@@ -153,6 +174,8 @@ pub struct Field {
     pub kind: FieldType,
     /// Whether a row without it is rejected.
     pub required: bool,
+    /// The contract version that added it, where that was not the first: files of an older minor version lack it.
+    pub since: Option<String>,
     /// What it means for privacy.
     pub class: FieldClass,
     /// For identifiers: which kind, and in which linkage domain its pseudonyms live.

@@ -15,7 +15,7 @@ use serde_saphyr::Spanned;
 
 use super::{
     Bin, ChangeMode, Dataset, DatasetName, Datasets, DivisionRule, Edges, Field, FieldClass, FieldType, Generalise,
-    Identifier, IdentifierKind, OnInvalid, is_sql_name,
+    Identifier, IdentifierKind, OnInvalid, is_sql_name, minor_version,
 };
 use crate::error::{Error, Result};
 
@@ -284,7 +284,7 @@ impl Reader<'_> {
             return Err(self.fault(line_of(domain), format!("domain must be `{}`, as in id", name.agency)));
         }
         let version = contract.version.value.clone();
-        if version.split('.').count() != 3 || !version.split('.').all(|part| part.parse::<u32>().is_ok()) {
+        if !is_version(&version) {
             return Err(self.fault(line_of(&contract.version), "version must be MAJOR.MINOR.PATCH"));
         }
         let schema_line = line_of(&contract.schema);
@@ -307,7 +307,7 @@ impl Reader<'_> {
                 let position = property.primary_key_position.as_ref().map_or(1, |p| p.value);
                 key.push((position, property.name.value.clone()));
             }
-            fields.push(self.field(property)?);
+            fields.push(self.field(property, &version)?);
         }
         if fields.is_empty() {
             return Err(self.fault(properties_line, "a table has at least one field"));
@@ -396,7 +396,7 @@ impl Reader<'_> {
         })
     }
 
-    fn field(&self, property: Property) -> Result<Field> {
+    fn field(&self, property: Property, version: &str) -> Result<Field> {
         let name = property.name.value.clone();
         let line = line_of(&property.name);
         if !is_sql_name(&name) {
@@ -439,6 +439,18 @@ impl Reader<'_> {
         }
 
         let mut keys = self.keys(property.custom_properties)?;
+        let since = match keys.text("gridhub.since")? {
+            None => None,
+            Some((line, since)) => {
+                if !is_version(&since) || minor_version(&since) > minor_version(version) {
+                    return Err(self.fault(line, format!("since is a version up to the contract's own, {version}")));
+                }
+                if property.required || property.primary_key {
+                    return Err(self.fault(line, "a field that older files lack is neither required nor a key"));
+                }
+                Some(since)
+            }
+        };
         let domain = keys.text("gridhub.domain")?;
         let identifier = match keys.text("gridhub.identifier")? {
             None => {
@@ -517,6 +529,7 @@ impl Reader<'_> {
             description: property.description,
             kind,
             required: property.required,
+            since,
             class,
             identifier,
             generalise,
@@ -568,6 +581,11 @@ const IDENTIFIER_KINDS: [IdentifierKind; 5] = [
     IdentifierKind::Name,
     IdentifierKind::Opaque,
 ];
+
+/// Whether it is MAJOR.MINOR.PATCH.
+fn is_version(text: &str) -> bool {
+    text.split('.').count() == 3 && text.split('.').all(|part| part.parse::<u32>().is_ok())
+}
 
 fn line_of<T>(spanned: &Spanned<T>) -> usize {
     spanned.referenced.line() as usize
@@ -686,6 +704,18 @@ mod tests {
             let expected = if matches!(logical, "integer" | "number") { 15 } else { 14 };
             assert!(matches!(fault, Error::Setup { line: Some(line), .. } if line == expected), "{bin}: {fault:?}");
             assert!(fault.to_string().contains(&format!("`{bin}` is no bin")), "{fault}");
+        }
+    }
+
+    #[test]
+    fn a_field_says_since_when_it_is_there() {
+        let since = |keys: &[&str]| with("string", "string", keys).map(|field| field.since);
+        assert_eq!(since(&["since, value: \"1.0.0\""]).unwrap().as_deref(), Some("1.0.0"));
+        assert_eq!(since(&["bins, value: [value]"]).unwrap(), None);
+        // The contract is version 1.0.0.
+        for wrong in ["1.1.0", "2.0.0", "1.0", "soon", "1.0.0.0", "-1.0.0"] {
+            let fault = since(&[&format!("since, value: \"{wrong}\"")]).unwrap_err();
+            assert!(matches!(fault, Error::Setup { line: Some(14), .. }), "{wrong}: {fault}");
         }
     }
 

@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use arrow::{
-    array::{Array, AsArray},
+    array::{Array, AsArray, Date32Array},
+    compute::cast,
     datatypes::{
         DataType, Date32Type, Decimal128Type, Field as ArrowField, Int16Type, Int32Type, Int64Type, Schema, SchemaRef,
         TimeUnit, TimestampMicrosecondType,
     },
+    error::ArrowError,
 };
 
 use super::{Dataset, FieldType, scope::Value};
@@ -61,6 +63,22 @@ pub fn value(column: &dyn Array, row: usize) -> Option<Value<'_>> {
     })
 }
 
+/// The days by UTC, since 1970, of the dates or times of a column.
+///
+/// # Errors
+/// Where it holds neither.
+pub fn days(column: &dyn Array) -> Result<Date32Array, ArrowError> {
+    const DAY: i64 = 86_400_000_000;
+    match column.data_type() {
+        // A cast goes by the calendar, at many times the cost, and fails for years that the calendar does not know.
+        DataType::Timestamp(TimeUnit::Microsecond, Some(zone)) if &**zone == "UTC" => {
+            let times = column.as_primitive::<TimestampMicrosecondType>();
+            Ok(times.unary(|time| i32::try_from(time.div_euclid(DAY)).unwrap_or(i32::MAX)))
+        }
+        _ => Ok(cast(column, &DataType::Date32)?.as_primitive::<Date32Type>().clone()),
+    }
+}
+
 /// How many ten-thousandths a stored decimal of that scale counts in; nothing where it is finer than that.
 pub fn ten_thousandths(scale: i8) -> Option<i128> {
     let digits = u32::try_from(POLICY_SCALE.checked_sub(scale)?).ok()?;
@@ -100,5 +118,23 @@ pub fn type_word(kind: &DataType) -> String {
         D::Dictionary(_, value) => type_word(value),
         D::Binary | D::LargeBinary | D::BinaryView | D::FixedSizeBinary(_) => "bytea".into(),
         _ => "nested".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::TimestampMicrosecondArray;
+
+    use super::*;
+
+    #[test]
+    fn days_are_those_of_utc_in_all_years() {
+        let day = 86_400_000_000;
+        let times = [Some(-1), Some(0), Some(day - 1), None, Some(day), Some(i64::MAX), Some(i64::MIN)];
+        let times = TimestampMicrosecondArray::from(times.to_vec()).with_timezone("UTC");
+        let expected = [Some(-1), Some(0), Some(0), None, Some(1), Some(106_751_991), Some(-106_751_992)];
+        assert_eq!(days(&times).expect("days").iter().collect::<Vec<_>>(), expected);
+        let dates = Date32Array::from(vec![Some(7), None]);
+        assert_eq!(days(&dates).expect("days"), dates);
     }
 }

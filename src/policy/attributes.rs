@@ -154,6 +154,7 @@ mod tests {
             description: String::new(),
             kind: FieldType::Text,
             required: false,
+            since: None,
             class: FieldClass::Plain,
             identifier: None,
             generalise: None,

@@ -1,10 +1,12 @@
 //! The engine's errors in the hub's words. Engine texts carry values, paths and the names of columns, so
 //! none is passed on; what outsiders read is chosen by the error's kind and the stage it came from.
 
+use arrow::error::ArrowError;
 use datafusion::{
     common::{DataFusionError, SchemaError},
     sql::sqlparser::parser::ParserError,
 };
+use parquet::errors::ParquetError;
 
 use super::total::Failures;
 use crate::error::Error;
@@ -70,6 +72,8 @@ pub fn preparing(error: &DataFusionError, failures: &Failures) -> Error {
 pub fn running(error: &DataFusionError, failures: &Failures) -> Error {
     match error.find_root() {
         DataFusionError::ResourcesExhausted(_) => too_large(),
+        // No value makes a file unreadable, and nobody who asks can mend it.
+        fault if is_of_a_file(fault) => Error::internal("a file of a table cannot be read"),
         DataFusionError::External(fault) => fault.downcast_ref::<Error>().cloned().unwrap_or_else(|| failures.told()),
         fault => {
             if !matches!(fault, DataFusionError::ArrowError(..) | DataFusionError::Execution(_)) {
@@ -77,6 +81,18 @@ pub fn running(error: &DataFusionError, failures: &Failures) -> Error {
             }
             failures.told()
         }
+    }
+}
+
+/// Whether a file that is damaged or gone is at fault, and not a value.
+fn is_of_a_file(fault: &DataFusionError) -> bool {
+    match fault {
+        DataFusionError::ParquetError(_) | DataFusionError::ObjectStore(_) | DataFusionError::IoError(_) => true,
+        DataFusionError::ArrowError(fault, _) => {
+            matches!(fault.as_ref(), ArrowError::ParquetError(_) | ArrowError::IoError(..))
+        }
+        DataFusionError::External(fault) => fault.is::<ParquetError>() || fault.is::<std::io::Error>(),
+        _ => false,
     }
 }
 

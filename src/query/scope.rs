@@ -240,6 +240,7 @@ mod tests {
             description: String::new(),
             kind: FieldType::Text,
             required: false,
+            since: None,
             class: crate::dataset::FieldClass::Plain,
             identifier: None,
             generalise: None,

@@ -27,7 +27,7 @@ use datafusion::{
     logical_expr::{
         Between, BinaryExpr, Case, ColumnarValue, Expr, ExprFunctionExt, LogicalPlanBuilder, Operator,
         ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, TableProviderFilterPushDown, TableSource, Volatility,
-        expr::InList,
+        expr::{InList, Sort as SortExpr},
     },
     physical_plan::{ExecutionPlan, filter::FilterExec, projection::ProjectionExec},
     prelude::lit,
@@ -479,7 +479,7 @@ impl TableProvider for GovernedTable {
         if let Some(scope) = self.scope() {
             plan = plan.filter(scope)?;
         }
-        let plan = plan.project(columns)?.build()?;
+        let plan = over_sources(plan, self.dataset())?.project(columns)?.build()?;
         Ok(self.behind_barrier(session.create_physical_plan(&plan).await?))
     }
 }
@@ -522,30 +522,81 @@ fn unqualified(filter: Expr) -> Result<Expr> {
 }
 
 /// Of each source and key, the newest row; rows whose key is not whole stand for themselves.
+///
+/// Where rows have operations and a territory, a deletion speaks of its own territory: the newest row that is none
+/// is current unless a later one deletes it there. So the office that a household left does not take it away from
+/// the one where it arrived, whichever of the two speaks last.
 fn current_state(plan: LogicalPlanBuilder, dataset: &Dataset) -> Result<LogicalPlanBuilder> {
     const NEWEST: &str = "__newest";
+    const NEWEST_THERE: &str = "__newest_there";
     let (order_by, operation) = match &dataset.change {
         ChangeMode::Append => return Ok(plan),
         ChangeMode::Upsert { order_by } => (order_by, None),
         ChangeMode::Changes { order_by, operation } => (order_by, Some(operation)),
     };
     let mut partition = vec![stored(SOURCE)];
-    for key in &dataset.key {
-        partition.push(stored(key));
-        let alone = Case::new(None, vec![(Box::new(stored(key).is_null()), Box::new(stored(DIGEST)))], None);
-        partition.push(Expr::Case(alone));
-    }
+    partition.extend(key_parts(dataset));
     let mut order: Vec<_> = order_by.iter().map(|field| stored(field).sort(false, false)).collect();
     order.push(stored(ARRIVAL).sort(false, false));
     order.push(stored(DIGEST).sort(false, false));
-    let newest = row_number().partition_by(partition).order_by(order).build()?.alias(NEWEST);
-    let mut plan = plan.window(vec![newest])?.filter(stored(NEWEST).eq(lit(1_u64)))?;
-    if let Some(operation) = operation {
-        // A missing operation is no deletion, which `<>` would make of it.
-        let kept = BinaryExpr::new(Box::new(stored(operation)), Operator::IsDistinctFrom, Box::new(lit("D")));
-        plan = plan.filter(Expr::BinaryExpr(kept))?;
+    let Some(operation) = operation else { return first_of(plan, NEWEST, partition, order) };
+    // A missing operation is no deletion, which `<>` would make of it.
+    let kept = BinaryExpr::new(Box::new(stored(operation)), Operator::IsDistinctFrom, Box::new(lit("D")));
+    let kept = Expr::BinaryExpr(kept);
+    // A key that names its territory says itself where its rows are.
+    let Some(territory) = dataset.territory.as_ref().filter(|field| !dataset.key.contains(field)) else {
+        return first_of(plan, NEWEST, partition, order)?.filter(kept);
+    };
+    let there = partition.iter().cloned().chain([stored(territory)]).collect::<Vec<_>>();
+    let mut kept_first = vec![kept.clone().sort(false, false)];
+    kept_first.extend(order.iter().cloned());
+    let there = row_number().partition_by(there).order_by(order).build()?.alias(NEWEST_THERE);
+    let newest = row_number().partition_by(partition).order_by(kept_first).build()?.alias(NEWEST);
+    let first = |name: &str| stored(name).eq(lit(1_u64));
+    // A node of the plan knows one order of rows.
+    plan.window(vec![there])?.window(vec![newest])?.filter(first(NEWEST).and(first(NEWEST_THERE)).and(kept))
+}
+
+/// Where a record is a subject, of each subject the newest of its sources' rows: by what they say themselves of
+/// when, then by the name of the source. Elsewhere keys are a source's own, as two pharmacies may both have a sale 1.
+// INVARIANT: it looks only at rows within the caller's scope, or a source could ask through its own rows whether
+// others have one of somebody. For the same reason it knows no order of arrival.
+fn over_sources(plan: LogicalPlanBuilder, dataset: &Dataset) -> Result<LogicalPlanBuilder> {
+    const NEWEST_OF_ALL: &str = "__newest_of_all";
+    let order_by = match &dataset.change {
+        ChangeMode::Append => return Ok(plan),
+        ChangeMode::Upsert { order_by } | ChangeMode::Changes { order_by, .. } => order_by,
+    };
+    if !dataset.records_are_subjects() {
+        return Ok(plan);
     }
-    Ok(plan)
+    let when = order_by.as_ref().or(dataset.event_time.as_ref());
+    let mut order: Vec<_> = when.into_iter().map(|field| stored(field).sort(false, false)).collect();
+    order.push(stored(SOURCE).sort(true, false));
+    order.push(stored(DIGEST).sort(false, false));
+    first_of(plan, NEWEST_OF_ALL, key_parts(dataset), order)
+}
+
+/// The fields of a key, and beside each of them what keeps rows without it apart.
+fn key_parts(dataset: &Dataset) -> Vec<Expr> {
+    let mut parts = Vec::new();
+    for key in &dataset.key {
+        parts.push(stored(key));
+        let alone = Case::new(None, vec![(Box::new(stored(key).is_null()), Box::new(stored(DIGEST)))], None);
+        parts.push(Expr::Case(alone));
+    }
+    parts
+}
+
+/// Of each part, the row that comes first; `name` is of a column that nothing else has.
+fn first_of(
+    plan: LogicalPlanBuilder,
+    name: &str,
+    partition: Vec<Expr>,
+    order: Vec<SortExpr>,
+) -> Result<LogicalPlanBuilder> {
+    let place = row_number().partition_by(partition).order_by(order).build()?.alias(name);
+    plan.window(vec![place])?.filter(stored(name).eq(lit(1_u64)))
 }
 
 /// How a stored value becomes what a caller sees.

@@ -1210,7 +1210,8 @@ const FORBIDDEN: [&str; 34] = [
 ];
 
 /// Names that only the hub uses.
-const OWN: [&str; 6] = ["__source", "__digest", "__arrival", "__batch", "__subject", "__newest"];
+const OWN: [&str; 8] =
+    ["__source", "__digest", "__arrival", "__batch", "__subject", "__newest", "__newest_there", "__newest_of_all"];
 
 fn probe(make: &mut Maker<'_>) -> String {
     let catalogue = make.catalogue;

@@ -2,7 +2,10 @@
 //! end says what that caller sees of a world; it judges whether a difference between two worlds is hidden,
 //! and knows nothing of how the hub does the same.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet, HashSet},
+};
 
 use rand::{
     Rng,
@@ -853,12 +856,15 @@ impl Table {
     }
 
     fn newness(&self, arrival: usize, row: &Row) -> Newness {
-        let said = self.order_by.and_then(|at| row.cells[at].clone().map(|value| (at, value)));
-        let said = said.map(|(at, value)| match self.fields[at].kind {
-            Kind::Timestamp => (0, value),
+        (self.order_by.and_then(|at| self.said(at, row)), arrival)
+    }
+
+    /// What a row says of when, so that later is more.
+    fn said(&self, at: usize, row: &Row) -> Option<(i64, String)> {
+        row.cells[at].clone().map(|value| match self.fields[at].kind {
+            Kind::Timestamp | Kind::Date => (0, value),
             _ => (value.parse().unwrap(), String::new()),
-        });
-        (said, arrival)
+        })
     }
 
     /// Whether the contract alone says which row is current, wherever two rows have one key.
@@ -873,28 +879,50 @@ impl Table {
 
     /// The rows the caller may reach, one by one or to count.
     pub fn reachable<'a>(&self, batches: &'a [Batch]) -> Vec<&'a Row> {
-        let stored = self.stored(batches);
-        let mut newest: BTreeMap<(usize, &str), Newness> = BTreeMap::new();
-        if let Some(key) = self.key {
-            for (arrival, source, row) in &stored {
-                let Some(value) = row.cells[key].as_deref() else { continue };
-                let newness = self.newness(*arrival, row);
-                let best = newest.entry((*source, value)).or_insert_with(|| newness.clone());
-                *best = newness.max(best.clone());
-            }
+        let key = |row: &Row| self.key.and_then(|key| row.cells[key].clone());
+        let place = |row: &Row| self.territory.and_then(|at| row.cells[at].clone());
+        let mut rows = self.stored(batches);
+        if let Some(operation) = self.operation {
+            // A deletion speaks of its own place.
+            let there = self.newest(rows.clone(), |source, row| Some((source, key(row)?, place(row))));
+            let there: HashSet<*const Row> = there.into_iter().map(|(_, _, row)| std::ptr::from_ref(row)).collect();
+            rows.retain(|(_, _, row)| row.cells[operation].as_deref() != Some("D"));
+            rows = self.newest(rows, |source, row| Some((source, key(row)?)));
+            rows.retain(|(_, _, row)| there.contains(&std::ptr::from_ref(*row)));
+        } else {
+            rows = self.newest(rows, |source, row| Some((source, key(row)?)));
         }
-        let is_current = |arrival: usize, source: usize, row: &Row| {
-            let Some(value) = self.key.and_then(|key| row.cells[key].as_deref()) else { return true };
-            newest.get(&(source, value)) == Some(&self.newness(arrival, row))
+        rows.retain(|(_, source, row)| self.admits(*source, row));
+        // Where a record is a subject, sources speak of the same ones.
+        if self.key.is_some() && self.key == self.subject {
+            let when = self.order_by.or(self.event_time);
+            let said = |row: &Row| when.map(|at| self.said(at, row));
+            let mut best: BTreeMap<String, Stored<'a>> = BTreeMap::new();
+            for (arrival, source, row) in &rows {
+                let Some(key) = key(row) else { continue };
+                let better = |other: &Stored<'_>| (said(row), Reverse(*source)) > (said(other.2), Reverse(other.1));
+                if best.get(&key).is_none_or(better) {
+                    best.insert(key, (*arrival, *source, *row));
+                }
+            }
+            rows.retain(|(_, source, row)| key(row).is_none_or(|key| best[&key].1 == *source));
+        }
+        rows.into_iter().map(|(_, _, row)| row).collect()
+    }
+
+    /// Of the rows that have one part, the newest; those that have none stay.
+    fn newest<'a, P: Ord>(&self, rows: Vec<Stored<'a>>, part: impl Fn(usize, &Row) -> Option<P>) -> Vec<Stored<'a>> {
+        let mut newest: BTreeMap<P, Newness> = BTreeMap::new();
+        for (arrival, source, row) in &rows {
+            let Some(part) = part(*source, row) else { continue };
+            let newness = self.newness(*arrival, row);
+            let best = newest.entry(part).or_insert_with(|| newness.clone());
+            *best = newness.max(best.clone());
+        }
+        let is_newest = |(arrival, source, row): &Stored<'_>| {
+            part(*source, row).is_none_or(|part| newest.get(&part) == Some(&self.newness(*arrival, row)))
         };
-        let is_there = |row: &Row| self.operation.is_none_or(|at| row.cells[at].as_deref() != Some("D"));
-        stored
-            .into_iter()
-            .filter(|(arrival, source, row)| {
-                is_current(*arrival, *source, row) && is_there(row) && self.admits(*source, row)
-            })
-            .map(|(_, _, row)| row)
-            .collect()
+        rows.into_iter().filter(is_newest).collect()
     }
 
     /// All that the caller may see of the table.
