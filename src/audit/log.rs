@@ -65,6 +65,8 @@ struct Writer {
     shared: Arc<Shared>,
     tree: Tree,
     length: u64,
+    /// Whether bytes of a write that failed may lie behind the last entry.
+    torn: bool,
     last: DateTime<Utc>,
 }
 
@@ -109,6 +111,11 @@ impl Log {
         file.set_len(read.length).map_err(|e| fault(format!("cannot drop a torn entry: {e}")))?;
         write_whole(folder, "verifier", &format!("{verifier}\n"))
             .map_err(|e| fault(format!("cannot write the verifier key: {e}")))?;
+        // A file that was just made outlives a power cut only where its folder, and that one's, are flushed too.
+        for place in folder.ancestors().take(2).filter(|place| !place.as_os_str().is_empty()) {
+            let flushed = File::open(place).and_then(|place| place.sync_all());
+            flushed.map_err(|e| fault(format!("cannot flush the log's folder: {e}")))?;
+        }
 
         let mut tree = Tree::default();
         let leaves: Vec<Hash> = read.entries.iter().map(|entry| leaf(entry)).collect();
@@ -125,6 +132,7 @@ impl Log {
             shared: Arc::clone(&shared),
             tree,
             length: read.length,
+            torn: false,
             last: last.map_or(DateTime::UNIX_EPOCH, |entry| entry.at),
         };
         let (queue, waiting) = mpsc::channel();
@@ -219,13 +227,24 @@ impl Writer {
         if placed.is_empty() {
             return;
         }
-        // INVARIANT: no index is handed out before the bytes of its entry are on disk.
-        let written = self.file.write_all(&bytes).and_then(|()| self.file.sync_data());
+        let mut tree = self.tree.clone();
+        for (_, leaf, _) in &placed {
+            tree.push(*leaf);
+        }
+        let note = checkpoint::sign(Head { size: tree.size(), root: tree.root() }, self.keys.signer());
+        // INVARIANT: no index is handed out before the bytes of its entry are on disk, and the head that signs them
+        // is written: what no head covers, one damaged byte could take along.
+        let written = self
+            .mend()
+            .and_then(|()| self.file.write_all(&bytes))
+            .and_then(|()| self.file.sync_data())
+            .and_then(|()| write_whole(&self.folder, "checkpoint", &note));
         if let Err(error) = written {
             tracing::error!(%error, "the access log cannot be written");
             self.shared.state().writable = false;
             // What was half written must not be found by the next start.
-            let _ = self.file.set_len(self.length);
+            self.torn = true;
+            let _ = self.mend();
             for (_, _, reply) in placed {
                 let _ = reply.send(Err(Error::LogUnavailable));
             }
@@ -233,14 +252,7 @@ impl Writer {
         }
         self.length += bytes.len() as u64;
         let first = self.tree.size();
-        for (_, leaf, _) in &placed {
-            self.tree.push(*leaf);
-        }
-        let head = Head { size: self.tree.size(), root: self.tree.root() };
-        let note = checkpoint::sign(head, self.keys.signer());
-        if let Err(error) = write_whole(&self.folder, "checkpoint", &note) {
-            tracing::error!(%error, "the checkpoint cannot be written; the next one will cover these entries");
-        }
+        self.tree = tree;
         {
             let mut state = self.shared.state();
             for (offset, leaf, _) in &placed {
@@ -253,6 +265,15 @@ impl Writer {
         for (index, (_, _, reply)) in (first..).zip(placed) {
             let _ = reply.send(Ok(index));
         }
+    }
+
+    /// Cuts off what a failed write left behind: nothing may come to lie after it.
+    fn mend(&mut self) -> std::io::Result<()> {
+        if self.torn {
+            self.file.set_len(self.length)?;
+            self.torn = false;
+        }
+        Ok(())
     }
 
     fn encode(&mut self, event: Event) -> Result<Vec<u8>> {

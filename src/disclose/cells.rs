@@ -28,8 +28,9 @@ use crate::{
     release::{
         cell::{Cell, Measure, Set},
         decide,
-        ledger::{Outcome, Session},
+        ledger::Session,
         noise::{EDGES, FLOOR, NOISE_SD, THRESHOLD},
+        representative::Outcome,
     },
 };
 

@@ -11,13 +11,16 @@ use std::{
 use chrono::{DateTime, Utc};
 use rusqlite::{Connection, OptionalExtension, params, types::Type};
 
-use super::publication::Publication;
+use super::{
+    epoch::{Counted, Publication},
+    tombstones::{MARK, Tombstone},
+};
 use crate::{
     audit::Event,
     dataset::layout::WIDTH,
     error::{Error, Result},
     release::{
-        ledger::{Outcome, Representative},
+        representative::{Outcome, Representative},
         sketch::Sketch,
     },
 };
@@ -44,11 +47,25 @@ const SCHEMA: &str = "
         STRICT, WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS populations (
         dataset TEXT PRIMARY KEY, version INTEGER NOT NULL, subjects INTEGER NOT NULL) STRICT;
+    CREATE TABLE IF NOT EXISTS token_epochs (
+        agency TEXT NOT NULL, purpose TEXT NOT NULL, begun INTEGER NOT NULL, PRIMARY KEY (agency, purpose))
+        STRICT, WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS extents (
+        dataset TEXT PRIMARY KEY, version INTEGER NOT NULL, rows INTEGER NOT NULL) STRICT;
+    CREATE TABLE IF NOT EXISTS tombstones (
+        domain TEXT NOT NULL, mark BLOB NOT NULL, sieve INTEGER NOT NULL, erased INTEGER NOT NULL,
+        PRIMARY KEY (domain, mark)) STRICT, WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS erasures (
+        id TEXT PRIMARY KEY, begun INTEGER NOT NULL, sealed BLOB, rows TEXT NOT NULL, certificate TEXT) STRICT;
 ";
 
 /// The metadata database.
 pub struct Metadata {
     connection: Mutex<Connection>,
+    /// For what every request looks up: it does not wait for the disk behind what others write.
+    reading: Mutex<Connection>,
+    /// The last number given to a batch, once one was.
+    sequence: Mutex<Option<i64>>,
 }
 
 /// A token as it is remembered: everything but what opens the door.
@@ -87,6 +104,16 @@ pub struct BatchRecord {
     pub receipt: String,
 }
 
+/// An erasure that was begun and not ended.
+pub struct UnfinishedErasure {
+    /// Its id.
+    pub id: String,
+    /// Whom it is about, sealed.
+    pub sealed: Vec<u8>,
+    /// The rows erased so far, as JSON by dataset.
+    pub rows: String,
+}
+
 impl Metadata {
     /// Opens the database in the data folder, making it on first start.
     ///
@@ -94,21 +121,46 @@ impl Metadata {
     /// [`Error::Setup`] where it cannot be opened or is no database.
     pub fn open(data: &Path) -> Result<Self> {
         let file = data.join("metadata.sqlite");
-        let open = || -> rusqlite::Result<Connection> {
+        let open = || -> rusqlite::Result<(Connection, Connection)> {
             let connection = Connection::open(&file)?;
             connection.busy_timeout(Duration::from_secs(10))?;
             connection.pragma_update(None, "journal_mode", "WAL")?;
             connection.pragma_update(None, "synchronous", "FULL")?;
             connection.pragma_update(None, "secure_delete", "ON")?;
             connection.execute_batch(SCHEMA)?;
-            Ok(connection)
+            let reading = Connection::open(&file)?;
+            reading.busy_timeout(Duration::from_secs(10))?;
+            reading.pragma_update(None, "query_only", "ON")?;
+            Ok((connection, reading))
         };
-        let connection = open().map_err(|e| Error::setup(&file, None, format!("cannot open the metadata: {e}")))?;
-        Ok(Self { connection: Mutex::new(connection) })
+        let (connection, reading) =
+            open().map_err(|e| Error::setup(&file, None, format!("cannot open the metadata: {e}")))?;
+        Ok(Self { connection: Mutex::new(connection), reading: Mutex::new(reading), sequence: Mutex::default() })
+    }
+
+    /// Looks through the database of that data folder for damage: found late, it would fail one caller and not the
+    /// next.
+    ///
+    /// # Errors
+    /// [`Error::Setup`] where its pages do not fit together.
+    pub fn check(&self, data: &Path) -> Result<()> {
+        let found = self.connection().query_row("PRAGMA quick_check(1)", [], |row| row.get::<_, String>(0));
+        match found.as_deref() {
+            Ok("ok") => Ok(()),
+            _ => Err(Error::setup(
+                &data.join("metadata.sqlite"),
+                None,
+                "is damaged; restore it from a backup, with the tables and the log of the same time",
+            )),
+        }
     }
 
     fn connection(&self) -> MutexGuard<'_, Connection> {
         self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn reading(&self) -> MutexGuard<'_, Connection> {
+        self.reading.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A remembered fact.
@@ -173,7 +225,7 @@ impl Metadata {
     /// A fault of the database.
     pub fn token_by_hash(&self, hash: &[u8]) -> Result<Option<TokenRecord>> {
         let sql = "SELECT id, caller, created, expires, revoked FROM tokens WHERE hash = ?1";
-        self.connection().query_row(sql, [hash], read_token).optional().map_err(fault)
+        self.reading().query_row(sql, [hash], read_token).optional().map_err(fault)
     }
 
     /// All tokens, oldest first.
@@ -194,7 +246,7 @@ impl Metadata {
     /// A fault of the database.
     pub fn batch(&self, agency: &str, dataset: &str, batch_id: &str) -> Result<Option<BatchRecord>> {
         let sql = "SELECT * FROM batches WHERE agency = ?1 AND dataset = ?2 AND batch_id = ?3";
-        self.connection().query_row(sql, [agency, dataset, batch_id], read_batch).optional().map_err(fault)
+        self.reading().query_row(sql, [agency, dataset, batch_id], read_batch).optional().map_err(fault)
     }
 
     /// Batches of a dataset whose outcome is not settled, oldest first, as a crash leaves them.
@@ -210,30 +262,65 @@ impl Metadata {
         batches.map_err(fault)
     }
 
-    /// Remembers a batch that is about to be committed and returns its sequence.
-    ///
-    /// # Errors
-    /// A fault of the database; also where the id is taken.
-    pub fn begin_batch(&self, batch: &BatchRecord) -> Result<i64> {
-        let connection = self.connection();
-        connection
-            .execute(
-                "INSERT INTO batches (agency, dataset, batch_id, digest, caller, done, receipt)
-                 VALUES (?1, ?2, ?3, ?4, ?5, 0, ?6)",
-                params![batch.agency, batch.dataset, batch.batch_id, batch.digest, batch.caller, batch.receipt],
-            )
-            .map_err(fault)?;
-        Ok(connection.last_insert_rowid())
-    }
-
-    /// Settles a batch with its final receipt.
+    /// A number that no batch has had, and above those of all that were begun before.
     ///
     /// # Errors
     /// A fault of the database.
-    pub fn settle_batch(&self, sequence: i64, receipt: &str) -> Result<()> {
-        let sql = "UPDATE batches SET done = 1, receipt = ?2 WHERE sequence = ?1";
-        self.connection().execute(sql, params![sequence, receipt]).map_err(fault)?;
-        Ok(())
+    pub fn next_sequence(&self) -> Result<i64> {
+        let mut next = self.sequence.lock().unwrap_or_else(PoisonError::into_inner);
+        if next.is_none() {
+            let sql = "SELECT seq FROM sqlite_sequence WHERE name = 'batches'";
+            let last = self.reading().query_row(sql, [], |row| row.get(0)).optional().map_err(fault)?;
+            *next = Some(last.unwrap_or(0));
+        }
+        let taken = next.get_or_insert(0);
+        *taken += 1;
+        Ok(*taken)
+    }
+
+    /// Remembers batches that are about to be committed, all or none.
+    ///
+    /// # Errors
+    /// A fault of the database; also where an id is taken.
+    pub fn begin_batches(&self, batches: &[BatchRecord]) -> Result<()> {
+        let mut connection = self.connection();
+        let change = connection.transaction().map_err(fault)?;
+        for batch in batches {
+            change
+                .execute(
+                    "INSERT INTO batches (sequence, agency, dataset, batch_id, digest, caller, done, receipt)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0, ?7)",
+                    params![
+                        batch.sequence,
+                        batch.agency,
+                        batch.dataset,
+                        batch.batch_id,
+                        batch.digest,
+                        batch.caller,
+                        batch.receipt
+                    ],
+                )
+                .map_err(fault)?;
+        }
+        change.commit().map_err(fault)
+    }
+
+    /// Settles batches with their final receipts, together with what is published of their dataset now, where
+    /// that changed.
+    ///
+    /// # Errors
+    /// A fault of the database.
+    pub fn settle_batches(&self, receipts: &[(i64, String)], publication: Option<(&str, &Counted)>) -> Result<()> {
+        let mut connection = self.connection();
+        let change = connection.transaction().map_err(fault)?;
+        for (sequence, receipt) in receipts {
+            let sql = "UPDATE batches SET done = 1, receipt = ?2 WHERE sequence = ?1";
+            change.execute(sql, params![sequence, receipt]).map_err(fault)?;
+        }
+        if let Some((dataset, publication)) = publication {
+            keep_publication(&change, dataset, publication)?;
+        }
+        change.commit().map_err(fault)
     }
 
     /// Forgets a batch of which nothing was stored, so that its id can be used again.
@@ -269,7 +356,7 @@ impl Metadata {
     /// # Errors
     /// A fault of the database.
     pub fn unlogged(&self) -> Result<Vec<(i64, Event)>> {
-        let connection = self.connection();
+        let connection = self.reading();
         let mut statement = connection.prepare("SELECT id, event FROM unlogged ORDER BY id").map_err(fault)?;
         let rows =
             statement.query_map([], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?))).map_err(fault)?;
@@ -304,15 +391,23 @@ impl Metadata {
     ///
     /// # Errors
     /// A fault of the database.
-    pub fn keep_publication(&self, dataset: &str, publication: &Publication) -> Result<()> {
-        let sql = "INSERT INTO publications VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (dataset)
-                   DO UPDATE SET version = ?2, counted = ?3, since = ?4, pending = ?5";
-        let Publication { version, counted, since, pending } = publication;
-        let since = since.map(|since| since.timestamp_millis());
-        let pending: Vec<u8> = pending.iter().flatten().copied().collect();
-        let version = version.map(whole).transpose()?;
-        self.connection().execute(sql, params![dataset, version, whole(*counted)?, since, pending]).map_err(fault)?;
-        Ok(())
+    pub fn keep_publication(&self, dataset: &str, counted: &Counted) -> Result<()> {
+        let mut connection = self.connection();
+        let change = connection.transaction().map_err(fault)?;
+        keep_publication(&change, dataset, counted)?;
+        change.commit().map_err(fault)
+    }
+
+    /// How many rows a table had in the version that was counted last, as pair of version and rows.
+    ///
+    /// # Errors
+    /// A fault of the database.
+    pub fn extent(&self, dataset: &str) -> Result<Option<(u64, u64)>> {
+        let sql = "SELECT version, rows FROM extents WHERE dataset = ?1";
+        let extent = self.connection().query_row(sql, [dataset], |row| {
+            Ok((row.get::<_, i64>(0)?.unsigned_abs(), row.get::<_, i64>(1)?.unsigned_abs()))
+        });
+        extent.optional().map_err(fault)
     }
 
     /// All representatives of released and withheld cells with their kinds, oldest first.
@@ -374,6 +469,159 @@ impl Metadata {
         self.connection().execute(sql, params![dataset, version, whole(subjects)?]).map_err(fault)?;
         Ok(())
     }
+
+    /// The epoch of the tokens that callers of `agency` asking for `purpose` see: 1, and one more for each that was
+    /// begun for them, whether for them alone or among others.
+    ///
+    /// # Errors
+    /// A fault of the database.
+    pub fn token_epoch(&self, agency: &str, purpose: &str) -> Result<u64> {
+        let sql = "SELECT coalesce(sum(begun), 0) FROM token_epochs WHERE agency IN ('', ?1) AND purpose IN ('', ?2)";
+        let begun: i64 = self.connection().query_row(sql, [agency, purpose], |row| row.get(0)).map_err(fault)?;
+        Ok(begun.unsigned_abs() + 1)
+    }
+
+    /// Begins a new epoch of tokens for callers of an agency, or of all, asking for a purpose, or for any; in force for
+    /// whatever is asked afterwards, and left for the hub to log. Returns how many were begun for exactly these.
+    ///
+    /// # Errors
+    /// A fault of the database.
+    pub fn begin_token_epoch(&self, agency: Option<&str>, purpose: Option<&str>) -> Result<u64> {
+        let mut connection = self.connection();
+        let change = connection.transaction().map_err(fault)?;
+        let sql = "INSERT INTO token_epochs VALUES (?1, ?2, 1)
+                   ON CONFLICT (agency, purpose) DO UPDATE SET begun = begun + 1 RETURNING begun";
+        // No agency and no purpose is called by the empty word.
+        let names = [agency.unwrap_or_default(), purpose.unwrap_or_default()];
+        let begun: i64 = change.query_row(sql, names, |row| row.get(0)).map_err(fault)?;
+        let epoch = begun.unsigned_abs();
+        let [agency, purpose] = [agency, purpose].map(|name| name.map(str::to_owned));
+        queue(&change, &Event::TokensEpoch { agency, purpose, epoch })?;
+        change.commit().map_err(fault)?;
+        Ok(epoch)
+    }
+
+    /// Leaves an event of the command line for the hub to log.
+    ///
+    /// # Errors
+    /// A fault of the database.
+    pub fn leave_for_log(&self, event: &Event) -> Result<()> {
+        let mut connection = self.connection();
+        let change = connection.transaction().map_err(fault)?;
+        queue(&change, event)?;
+        change.commit().map_err(fault)
+    }
+
+    /// Forgets how many subjects a dataset has, so that they are counted anew.
+    ///
+    /// # Errors
+    /// A fault of the database.
+    pub fn forget_population(&self, dataset: &str) -> Result<()> {
+        self.connection().execute("DELETE FROM populations WHERE dataset = ?1", [dataset]).map_err(fault)?;
+        Ok(())
+    }
+
+    /// All tombstones.
+    ///
+    /// # Errors
+    /// A fault of the database.
+    pub fn tombstones(&self) -> Result<Vec<Tombstone>> {
+        let connection = self.connection();
+        let mut statement = connection.prepare("SELECT domain, mark, sieve FROM tombstones").map_err(fault)?;
+        let tombstones = statement.query_map([], read_tombstone).map_err(fault)?.collect::<Result<_, _>>();
+        tombstones.map_err(fault)
+    }
+
+    /// Remembers an erasure begun at `begun` (seconds since 1970) with whom it is about, sealed, and their
+    /// tombstones: all of it or nothing.
+    ///
+    /// # Errors
+    /// A fault of the database; also where the id is taken.
+    pub fn begin_erasure(&self, id: &str, begun: i64, sealed: &[u8], tombstones: &[Tombstone]) -> Result<()> {
+        let mut connection = self.connection();
+        let change = connection.transaction().map_err(fault)?;
+        change
+            .execute("INSERT INTO erasures VALUES (?1, ?2, ?3, '{}', NULL)", params![id, begun, sealed])
+            .map_err(fault)?;
+        {
+            let mut insert =
+                change.prepare("INSERT OR IGNORE INTO tombstones VALUES (?1, ?2, ?3, ?4)").map_err(fault)?;
+            for Tombstone { domain, mark, sieve } in tombstones {
+                insert.execute(params![domain, &mark[..], sieve, begun]).map_err(fault)?;
+            }
+        }
+        change.commit().map_err(fault)
+    }
+
+    /// Erasures that were begun and not ended, oldest first.
+    ///
+    /// # Errors
+    /// A fault of the database.
+    pub fn unfinished_erasures(&self) -> Result<Vec<UnfinishedErasure>> {
+        let connection = self.connection();
+        let sql = "SELECT id, sealed, rows FROM erasures WHERE sealed IS NOT NULL ORDER BY begun, id";
+        let mut statement = connection.prepare(sql).map_err(fault)?;
+        let read = |row: &rusqlite::Row<'_>| {
+            Ok(UnfinishedErasure { id: row.get("id")?, sealed: row.get("sealed")?, rows: row.get("rows")? })
+        };
+        let erasures = statement.query_map([], read).map_err(fault)?.collect::<Result<_, _>>();
+        erasures.map_err(fault)
+    }
+
+    /// Remembers how many rows an erasure takes, as JSON by dataset, before they go.
+    ///
+    /// # Errors
+    /// A fault of the database.
+    pub fn count_erased(&self, id: &str, rows: &str) -> Result<()> {
+        self.connection().execute("UPDATE erasures SET rows = ?2 WHERE id = ?1", [id, rows]).map_err(fault)?;
+        Ok(())
+    }
+
+    /// Ends an erasure: its certificate is kept, and whom it was about forgotten.
+    ///
+    /// # Errors
+    /// A fault of the database.
+    pub fn end_erasure(&self, id: &str, certificate: &str) -> Result<()> {
+        let sql = "UPDATE erasures SET sealed = NULL, certificate = ?2 WHERE id = ?1";
+        self.connection().execute(sql, [id, certificate]).map_err(fault)?;
+        Ok(())
+    }
+
+    /// The certificate of an erasure that has ended, as JSON.
+    ///
+    /// # Errors
+    /// A fault of the database.
+    pub fn certificate(&self, id: &str) -> Result<Option<String>> {
+        let sql = "SELECT certificate FROM erasures WHERE id = ?1";
+        let found = self.connection().query_row(sql, [id], |row| row.get(0)).optional().map_err(fault)?;
+        Ok(found.flatten())
+    }
+
+    /// Moves everything from the write-ahead log into the database and empties the log, so that nothing
+    /// deleted is left in it. Where another process reads the database, the rest follows later.
+    ///
+    /// # Errors
+    /// A fault of the database.
+    pub fn flush(&self) -> Result<()> {
+        let connection = self.connection();
+        // Whoever reads keeps the log from being emptied.
+        let _idle = self.reading();
+        connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).map_err(fault)
+    }
+}
+
+fn keep_publication(connection: &Connection, dataset: &str, counted: &Counted) -> Result<()> {
+    let Counted { publication, rows } = counted;
+    let sql = "INSERT INTO publications VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (dataset)
+               DO UPDATE SET version = ?2, counted = ?3, since = ?4, pending = ?5";
+    let Publication { version, counted, since, pending } = publication;
+    let since = since.map(|since| since.timestamp_millis());
+    let pending: Vec<u8> = pending.iter().flatten().copied().collect();
+    let version = version.map(whole).transpose()?;
+    connection.execute(sql, params![dataset, version, whole(*counted)?, since, pending]).map_err(fault)?;
+    let sql = "INSERT INTO extents VALUES (?1, ?2, ?3) ON CONFLICT (dataset) DO UPDATE SET version = ?2, rows = ?3";
+    connection.execute(sql, params![dataset, whole(*counted)?, whole(*rows)?]).map_err(fault)?;
+    Ok(())
 }
 
 fn add_representatives<'a>(
@@ -467,6 +715,10 @@ fn read_charge(row: &rusqlite::Row<'_>) -> rusqlite::Result<(String, [u8; WIDTH]
 
 fn read_population(row: &rusqlite::Row<'_>) -> rusqlite::Result<(i64, u64)> {
     Ok((row.get("version")?, row.get::<_, i64>("subjects")?.unsigned_abs()))
+}
+
+fn read_tombstone(row: &rusqlite::Row<'_>) -> rusqlite::Result<Tombstone> {
+    Ok(Tombstone { domain: row.get("domain")?, mark: row.get::<_, [u8; MARK]>("mark")?, sieve: row.get("sieve")? })
 }
 
 fn fault(error: rusqlite::Error) -> Error {

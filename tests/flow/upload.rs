@@ -4,7 +4,7 @@ use insta::assert_snapshot;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::support::{CSV, PARQUET, TestHub, batch_of, fixture, parquet_of, stream_of};
+use crate::support::{CSV, PARQUET, TestClock, TestHub, batch_of, fixture, parquet_of, stream_of};
 
 const VISITS: &str = "community.visits";
 
@@ -249,6 +249,22 @@ async fn a_dry_run_stores_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_dry_run_misspelt_stores_nothing() {
+    let hub = hub_with_divisions().await;
+    let token = hub.token("community-uploader");
+    for query in ["dryrun=true", "dry_run=true&dry-run=true", "dry_run=yes"] {
+        let request = axum::http::Request::put(format!("/v1/datasets/{VISITS}/batches/{}?{query}", Uuid::now_v7()))
+            .header("authorization", format!("Bearer {token}"))
+            .header("content-type", CSV)
+            .body(axum::body::Body::from(fixture("community.visits.csv")))
+            .unwrap();
+        let reply = hub.send(request).await;
+        assert_eq!(reply.status, 400, "{query}: {}", reply.text());
+    }
+    assert_snapshot!(hub.ask("community-uploader", "", "SELECT count(*) FROM visits").await.rows(), @"[0]");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_taken_before_divisions_are_known() {
     let hub = TestHub::start().await;
     let reply = hub.push("community-uploader", VISITS, CSV, fixture("community.visits.csv")).await;
@@ -261,4 +277,55 @@ async fn nothing_is_taken_before_divisions_are_known() {
     let token = hub.token("community-uploader");
     let again = hub.push_as(&token, VISITS, id, CSV, fixture("community.visits.csv")).await;
     assert_eq!(again.json()["receipt"], body["receipt"]);
+}
+
+/// Those who push to one dataset at the same time share commits, and each gets its own receipt and log entries.
+#[tokio::test(flavor = "multi_thread")]
+async fn batches_that_wait_together_are_committed_together() {
+    const PUSHES: usize = 40;
+    let hub = hub_with_divisions().await;
+    let token = hub.token("community-uploader");
+    let file = |number: usize| visits(&[&format!("T{number},420191001001001,,,,,,2026-01-05 10:00:00,入户,36.5,,,")]);
+    let pushes = (0..PUSHES).map(|number| hub.push_as(&token, VISITS, Uuid::now_v7(), CSV, file(number)));
+    let replies = futures::future::join_all(pushes).await;
+    let mut entries: Vec<u64> = replies.iter().map(|reply| reply.json()["log_index"].as_u64().unwrap()).collect();
+    entries.sort_unstable();
+    entries.dedup();
+    assert_eq!(entries.len(), PUSHES);
+    assert!(replies.iter().all(|reply| reply.status == 201 && reply.json()["rows_accepted"] == 1));
+    assert_eq!(hub.ask("community-uploader", "", "SELECT count(*) FROM visits").await.rows(), format!("[{PUSHES}]"));
+    let log = hub.data().join("tables").join(VISITS).join("_delta_log");
+    let commits = std::fs::read_dir(log).unwrap().count() - 1;
+    assert!(commits < PUSHES / 2, "{commits} commits of {PUSHES} batches");
+}
+
+/// A file of which many rows fill files of their own before it is committed: those of them that were sent before
+/// leave these files again, and nothing is left over.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_file_is_compared_with_what_is_stored() {
+    const ROWS: usize = 6_000;
+    let hub = TestHub::with(TestClock::at("2026-01-07T01:00:00Z"), |opening| opening.longest_run = 1_000).await;
+    hub.push("platform-uploader", "platform.divisions", CSV, fixture("platform.divisions.csv")).await;
+    let row =
+        |number: usize| format!("L{number},420191001001001,,,,,,2026-01-{:02} 10:00:00,入户,36.5,,,", 1 + number % 9);
+    let file = |rows: std::ops::Range<usize>| {
+        let rows: Vec<String> = rows.map(row).collect();
+        visits(&rows.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    let few = hub.push("community-uploader", VISITS, CSV, file(0..10)).await.json();
+    assert_eq!(few["rows_accepted"], 10);
+    // The first ten are there, and the last five come twice.
+    let mut large = file(0..ROWS);
+    large.extend(file(ROWS - 5..ROWS).split(|byte| *byte == b'\n').skip(1).flat_map(|line| [line, b"\n"].concat()));
+    let receipt = hub.push("community-uploader", VISITS, CSV, large).await.json();
+    let counts = ["rows_received", "rows_accepted", "rows_duplicate"].map(|member| receipt[member].as_u64().unwrap());
+    assert_eq!(counts, [ROWS as u64 + 5, ROWS as u64 - 10, 15]);
+    let again = hub.push("community-uploader", VISITS, CSV, file(0..ROWS)).await.json();
+    assert_eq!((again["rows_accepted"].clone(), again["rows_duplicate"].clone()), (json!(0), json!(ROWS)));
+    let counted = hub.ask("community-uploader", "", "SELECT count(*), count(DISTINCT visit_id) FROM visits").await;
+    assert_eq!(counted.rows(), format!("[{ROWS},{ROWS}]"));
+    let table = hub.data().join("tables").join(VISITS);
+    let files = || std::fs::read_dir(&table).unwrap().filter(|file| file.as_ref().unwrap().path().is_file()).count();
+    // The ten rows, and those of the large file, which was written anew without them.
+    assert_eq!(files(), 2, "files are left over");
 }
