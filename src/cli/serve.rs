@@ -1,7 +1,12 @@
 //! `gridhub serve`.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
+use chrono::TimeDelta;
 use clap::Args;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use serde::Serialize;
@@ -13,7 +18,7 @@ use crate::{
     error::{Error, Result},
     front::http,
     hub::{Hub, Opening},
-    query, validate,
+    query, resumable, validate,
 };
 
 /// Run the hub on its data folder.
@@ -66,6 +71,7 @@ impl Serve {
         if settings.http == "none" {
             return Err(Error::Usage("--http none: no door would be left".into()));
         }
+        keep_values_out_of_panics();
         let listener = TcpListener::bind(&settings.http)
             .await
             .map_err(|e| Error::Usage(format!("cannot listen on `{}`: {e}", settings.http)))?;
@@ -75,11 +81,26 @@ impl Serve {
         let options = http::Options {
             metrics: PrometheusBuilder::new().install_recorder().ok(),
             open_metrics: settings.open_metrics,
-            body_limit: settings.upload_mb << 20,
+            body_limit: (settings.upload_mb as u64) << 20,
+            silence: Duration::from_secs(settings.upload_silence_seconds),
+            uploads: resumable::Limits {
+                open: settings.max_uploads,
+                lifetime: TimeDelta::hours(settings.upload_hours.into()),
+                ..resumable::Limits::default()
+            },
         };
         log_in_the_background(Arc::clone(&hub));
+        keep_up_in_the_background(Arc::clone(&hub), Duration::from_secs(settings.upkeep_minutes.max(1) * 60));
         http::serve(listener, http::router(hub, options), words::interrupted()).await
     }
+}
+
+/// A panic is told of by its place alone: its message may hold a value of the file that a decoder fell over.
+fn keep_values_out_of_panics() {
+    std::panic::set_hook(Box::new(|fall| {
+        let place = fall.location().map(ToString::to_string).unwrap_or_default();
+        tracing::error!(place, "a part of the hub fell over");
+    }));
 }
 
 /// Opens a hub with these settings.
@@ -91,7 +112,9 @@ pub async fn open(settings: &Settings) -> Result<Hub> {
             rows: settings.answer_rows,
             ..query::Limits::default()
         },
-        upload_limits: validate::Limits { bytes: settings.upload_mb << 20, ..validate::Limits::default() },
+        spool_memory: settings.upload_memory_kb << 10,
+        upload_limits: validate::Limits { bytes: (settings.upload_mb as u64) << 20, ..validate::Limits::default() },
+        upkeep: settings.upkeep()?,
         ..Opening::new(
             settings.data.clone(),
             settings.schemas.clone(),
@@ -110,6 +133,27 @@ fn log_in_the_background(hub: Arc<Hub>) {
             if let Err(error) = hub.log_what_waits().await {
                 tracing::error!(%error, "events wait to be logged");
             }
+        }
+    });
+}
+
+/// Keeps tables up right after the start, every so often, and sooner where small files crowd.
+fn keep_up_in_the_background(hub: Arc<Hub>, every: Duration) {
+    tokio::spawn(async move {
+        let mut last: Option<Instant> = None;
+        // Small files that a round could not put together will not be put together by the next one at once.
+        let mut stays_crowded = false;
+        loop {
+            let due = last.is_none_or(|last| last.elapsed() >= every);
+            if due || (!stays_crowded && hub.is_crowded().await) {
+                // What went wrong is in the hub's own log, table by table; the next round tries again.
+                if let Err(error) = hub.maintain().await {
+                    tracing::error!(%error, "tables are not kept up");
+                }
+                last = Some(Instant::now());
+                stays_crowded = hub.is_crowded().await;
+            }
+            tokio::time::sleep(Duration::from_secs(2)).await;
         }
     });
 }
