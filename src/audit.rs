@@ -178,6 +178,65 @@ pub enum Event {
         /// The token's id.
         token_id: String,
     },
+    /// The key that wraps the hub's secrets was being exchanged on the command line. The secrets stay the same.
+    #[serde(rename = "keys.rotate")]
+    KeysRotate {
+        /// The id of the new key, which opens nothing.
+        key_id: String,
+    },
+    /// Recipients see other tokens from now on, by the command line; in force at once, the entry may follow later.
+    #[serde(rename = "tokens.epoch")]
+    TokensEpoch {
+        /// Callers of this agency; absent for all.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        agency: Option<String>,
+        /// Asking for this purpose; absent for all.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        purpose: Option<String>,
+        /// How many epochs were begun for exactly these. A recipient's own epoch is 1 and the sum of all that
+        /// concern it.
+        epoch: u64,
+    },
+    /// Somebody is about to be erased.
+    #[serde(rename = "erasure.begin")]
+    ErasureBegin {
+        /// The erasure's id.
+        id: String,
+        /// Who erases.
+        caller: String,
+        /// For which agency.
+        agency: String,
+        /// Which token was used.
+        token_id: String,
+        /// Why, as a purpose.
+        purpose: String,
+        /// How many identifiers were given.
+        identifiers: u64,
+        /// The legal basis or file, as the caller gave it; names nobody by an identifier.
+        basis: String,
+        /// Policy version.
+        policy: String,
+    },
+    /// An erasure was done.
+    #[serde(rename = "erasure.end")]
+    ErasureEnd {
+        /// The erasure's id.
+        id: String,
+        /// How many identifiers were given.
+        identifiers: u64,
+        /// SHA-256 over the tombstones' marks, sorted.
+        marks: String,
+        /// Rows erased by dataset, for all that could have named one of them.
+        datasets: BTreeMap<String, u64>,
+        /// Files of history that were deleted.
+        files_deleted: u64,
+        /// Bytes of the data folder searched afterwards.
+        bytes_searched: u64,
+        /// Whether nothing was found then.
+        verified: bool,
+        /// SHA-256 of the certificate without log index and signature.
+        certificate_digest: String,
+    },
     /// Somebody read the log.
     #[serde(rename = "log.read")]
     LogRead {
@@ -187,6 +246,20 @@ pub enum Event {
         from: u64,
         /// How many entries at most.
         count: u64,
+    },
+    /// The hub put files of a table together, or deleted files that no version needs. No row changed.
+    #[serde(rename = "store.upkeep")]
+    StoreUpkeep {
+        /// The dataset.
+        dataset: String,
+        /// The table version afterwards.
+        version: u64,
+        /// How many files that version's rows lay in before.
+        files_before: u64,
+        /// How many they lie in now.
+        files_after: u64,
+        /// How many old files were deleted.
+        deleted: u64,
     },
 }
 

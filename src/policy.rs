@@ -139,7 +139,7 @@ impl View {
 }
 
 /// Leave to push batches to a dataset.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct PushGrant {
     /// The rows it holds for.
     pub scope: Scope,
@@ -152,10 +152,17 @@ pub struct Policy {
     datasets: Datasets,
     clock: Clock,
     views: Mutex<HashMap<ViewKey, DatedView>>,
+    grants: Mutex<HashMap<GrantKey, DatedGrant>>,
 }
 
 /// Caller and purpose.
 type ViewKey = (String, String);
+
+/// Caller and dataset.
+type GrantKey = (String, DatasetName);
+
+/// Leave to push, or none, and when it was decided.
+type DatedGrant = (DateTime<Utc>, Option<PushGrant>);
 
 /// A view and when it was decided.
 type DatedView = (DateTime<Utc>, Arc<View>);
@@ -172,7 +179,14 @@ impl Policy {
             Some((name, text)) => Settings::read(&folder.join(name), text)?,
             None => Settings::default(),
         };
-        let policy = Self { cedar, disclosure, datasets: datasets.clone(), clock, views: Mutex::default() };
+        let policy = Self {
+            cedar,
+            disclosure,
+            datasets: datasets.clone(),
+            clock,
+            views: Mutex::default(),
+            grants: Mutex::default(),
+        };
         policy.refuse_forms_that_fields_lack()?;
         for NotCompiled { policy, what, for_whom, outcome, .. } in policy.not_compiled()? {
             tracing::warn!(policy, what, for_whom, outcome, "a policy over rows cannot be compiled");
@@ -250,6 +264,20 @@ impl Policy {
     /// Only a fault of the hub.
     pub fn may_push(&self, caller: &Caller, name: &DatasetName) -> Result<Option<PushGrant>> {
         let now = (self.clock)();
+        let key = (caller.id.clone(), name.clone());
+        let known = self.grants.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
+        if let Some((made, grant)) = known
+            && made <= now
+            && now - made < VIEW_LIFETIME
+        {
+            return Ok(grant);
+        }
+        let grant = self.decide_push(caller, name, now)?;
+        self.grants.lock().unwrap_or_else(PoisonError::into_inner).insert(key, (now, grant.clone()));
+        Ok(grant)
+    }
+
+    fn decide_push(&self, caller: &Caller, name: &DatasetName, now: DateTime<Utc>) -> Result<Option<PushGrant>> {
         let question = Question { caller, purpose: "", now };
         let dataset = uid("Dataset", &name.to_string());
         if self.cedar.ask(&question, Action::BatchPush, &dataset)?.decision != Decision::Allow {
@@ -273,6 +301,16 @@ impl Policy {
     pub fn may_read_log(&self, caller: &Caller, purpose: &str) -> Result<bool> {
         let question = Question { caller, purpose, now: (self.clock)() };
         Ok(self.cedar.ask(&question, Action::LogRead, &uid("Log", "access"))?.decision == Decision::Allow)
+    }
+
+    /// Whether the caller may have people erased, from all datasets of the hub, for that purpose.
+    ///
+    /// # Errors
+    /// Only a fault of the hub.
+    pub fn may_erase(&self, caller: &Caller, purpose: &str) -> Result<bool> {
+        let question = Question { caller, purpose, now: (self.clock)() };
+        let decided = self.cedar.ask(&question, Action::RecordsErase, &uid("Hub", "records"))?;
+        Ok(decided.decision == Decision::Allow)
     }
 
     /// Which policies give a caller its exposure of each field, for people who ask why.

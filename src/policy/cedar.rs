@@ -37,6 +37,7 @@ pub enum Action {
     RowsWrite,
     BatchPush,
     LogRead,
+    RecordsErase,
 }
 
 impl Action {
@@ -51,6 +52,7 @@ impl Action {
             Self::RowsWrite => "rows:write",
             Self::BatchPush => "batch:push",
             Self::LogRead => "log:read",
+            Self::RecordsErase => "records:erase",
         };
         uid("Action", id)
     }
