@@ -84,6 +84,33 @@ pub enum Error {
     /// Unknown, or not this caller's: these look alike on purpose.
     #[error("not found")]
     NotFound,
+    /// An upload in pieces that is unknown, has expired, or is not this caller's: these look alike on purpose.
+    #[error(
+        "no such upload of this caller; it may have expired, or the hub was started anew: begin another under the \
+         same batch id"
+    )]
+    UnknownUpload,
+    /// An upload in pieces goes on elsewhere than its sender thought.
+    #[error("the upload goes on at byte {offset}; send from there")]
+    UploadOffset {
+        /// Where it goes on, in bytes.
+        offset: u64,
+    },
+    /// A piece of an upload is not what its checksum says.
+    #[error("the piece does not match its Upload-Checksum; send it again from the same offset")]
+    ChecksumMismatch,
+    /// A body ended before its end, or nothing of it came for too long.
+    #[error("{0}")]
+    BrokeOff(String),
+    /// Somebody else is at this upload.
+    #[error("another request is at this upload; wait for its end, or try again in a moment")]
+    Locked,
+    /// A version of the protocol of uploads in pieces that the hub does not speak, or none.
+    #[error("this hub speaks tus 1.0.0; send `Tus-Resumable: 1.0.0`")]
+    UnsupportedVersion,
+    /// More at once than one agency may have.
+    #[error("{0}")]
+    RateLimited(String),
     /// A media type the hub does not speak.
     #[error("{0}")]
     UnsupportedMediaType(String),
@@ -187,7 +214,13 @@ impl Error {
             Self::Timeout(_) => "timeout",
             Self::Busy => "busy",
             Self::LogUnavailable => "log-unavailable",
-            Self::NotFound => "not-found",
+            Self::NotFound | Self::UnknownUpload => "not-found",
+            Self::UploadOffset { .. } => "upload-offset",
+            Self::ChecksumMismatch => "checksum-mismatch",
+            Self::BrokeOff(_) => "broken-off",
+            Self::Locked => "locked",
+            Self::UnsupportedVersion => "unsupported-version",
+            Self::RateLimited(_) => "rate-limited",
             Self::UnsupportedMediaType(_) => "unsupported-media-type",
             Self::DataError(_) => "data-error",
             Self::ResourceLimit(_) => "resource-limit",

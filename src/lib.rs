@@ -15,12 +15,14 @@
 //! Read it in this order:
 //! - [`hub`] is the product in two functions, [`hub::Hub::upload`] and [`hub::Hub::query`].
 //! - [`dataset`] says what a dataset is; contracts in `schemas/` become its types.
-//! - [`validate`] and [`pseudonym`] are the way in; [`store`] keeps what they made.
+//! - [`spool`], [`validate`] and [`pseudonym`] are the way in: where bodies wait, what they must be, and what is
+//!   made of who is in them; [`store`] keeps what they made. [`resumable`] is for files that come in pieces.
 //! - [`identity`] and [`policy`] say who is asking and what it may see.
 //! - [`query`] and [`disclose`] are the way out: the access gate and the disclosure gate, with [`release`], the
 //!   arithmetic of protected statistics and the ledger of what was let out.
 //! - [`audit`] is the log, [`keys`] the secrets, [`error`] what can go wrong.
-//! - [`front`] and [`cli`] translate; [`client`] is the other side of the wire, [`demo`] all of it at once.
+//! - [`front`] and [`cli`] translate; [`client`] is the other side of the wire and [`outbox`] what a site keeps for it
+//!   while it is offline, [`demo`] all of it at once.
 //!
 //! Stages are types that only one module can make, so a skipped step does not compile.
 
@@ -36,9 +38,12 @@ pub mod front;
 pub mod hub;
 pub mod identity;
 pub mod keys;
+pub mod outbox;
 pub mod policy;
 pub mod pseudonym;
 pub mod query;
 pub mod release;
+pub mod resumable;
+pub mod spool;
 pub mod store;
 pub mod validate;

@@ -1,66 +1,83 @@
-//! The HTTP door.
+//! The HTTP door: its routes, what each of them reads and writes, and how it is served.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
     body::Body,
-    extract::{ConnectInfo, DefaultBodyLimit, FromRequestParts, Path, Query, Request, State, rejection::JsonRejection},
-    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, request::Parts},
+    extract::{ConnectInfo, DefaultBodyLimit, Path, Request, State, rejection::JsonRejection},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::{get, post, put},
 };
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
-use bytes::Bytes;
 use datafusion::common::ScalarValue;
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::answer::{self, AnswerFormat};
+use super::{
+    answer::{self, AnswerFormat},
+    door::{Caller, Door, Members, Purpose, batch_id, format_of, refuse_encodings, status_of, text_header, to_its_end},
+    erasures, intake, uploads,
+};
 use crate::{
     audit::Entry,
     disclose::{Small, Wishes},
     error::{Error, Result},
     hub::{Hub, Push, Question},
-    identity::Credential,
-    validate::Format,
+    resumable::{self, Uploads},
 };
 
 /// How long running requests may take once the hub was asked to stop.
-const PATIENCE: std::time::Duration = std::time::Duration::from_secs(10);
-
-/// What handlers share.
-#[derive(Clone)]
-struct Door {
-    hub: Arc<Hub>,
-    metrics: Option<PrometheusHandle>,
-    open_metrics: bool,
-}
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Everything the HTTP door needs besides a hub.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Options {
     /// Where metrics are kept.
     pub metrics: Option<PrometheusHandle>,
     /// Whether health and metrics answer to other addresses than loopback.
     pub open_metrics: bool,
-    /// The longest body.
-    pub body_limit: usize,
+    /// The longest file, in bytes, whether it comes whole or in pieces.
+    pub body_limit: u64,
+    /// How long a sender may send nothing before its body counts as broken off.
+    pub silence: Duration,
+    /// How many uploads in pieces are kept, and how long.
+    pub uploads: resumable::Limits,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            metrics: None,
+            open_metrics: false,
+            body_limit: 4 << 30,
+            silence: Duration::from_secs(60),
+            uploads: resumable::Limits::default(),
+        }
+    }
 }
 
 /// The routes of a hub.
 pub fn router(hub: Arc<Hub>, options: Options) -> Router {
-    let door = Door { hub, metrics: options.metrics, open_metrics: options.open_metrics };
+    let door = Door {
+        hub,
+        uploads: Arc::new(Uploads::new(options.uploads)),
+        body_limit: options.body_limit,
+        silence: options.silence,
+        metrics: options.metrics,
+        open_metrics: options.open_metrics,
+    };
     let operations = Router::new()
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .route("/openapi.json", get(openapi))
         .layer(middleware::from_fn_with_state(door.clone(), loopback_only));
-    // Questions are short; only files are long.
+    // Questions are short. Files may be long, and are taken by `intake` under a limit of its own.
     let questions = Router::new()
         .route("/v1/sql", post(sql))
         .route("/v1/explain", post(explain))
@@ -73,48 +90,14 @@ pub fn router(hub: Arc<Hub>, options: Options) -> Router {
         .route("/v1/log/verifier", get(verifier))
         .route("/v1/log/tile/0/{*tile}", get(hash_tile))
         .route("/v1/log/entries", get(log_entries))
-        .layer(DefaultBodyLimit::max(options.body_limit))
+        .merge(uploads::routes())
         .merge(questions)
+        .merge(erasures::routes())
         .merge(operations)
         .fallback(async || Error::NotFound)
         .method_not_allowed_fallback(async || Error::MethodNotAllowed)
         .layer(middleware::from_fn(count))
         .with_state(door)
-}
-
-/// A caller, by `Authorization: Bearer`.
-struct Caller(Credential);
-
-impl FromRequestParts<Door> for Caller {
-    type Rejection = Error;
-
-    async fn from_request_parts(parts: &mut Parts, door: &Door) -> Result<Self> {
-        let header = parts.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-        let token = header
-            .and_then(|value| value.split_once(' '))
-            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
-            .map(|(_, token)| token.trim())
-            .ok_or(Error::Unauthenticated)?;
-        door.hub.authenticate(token).await.map(Self)
-    }
-}
-
-/// The members of a query string.
-struct Members<T>(T);
-
-impl<T: serde::de::DeserializeOwned> FromRequestParts<Door> for Members<T> {
-    type Rejection = Error;
-
-    async fn from_request_parts(parts: &mut Parts, _: &Door) -> Result<Self> {
-        Query::try_from_uri(&parts.uri).map(|Query(members)| Self(members)).map_err(|_| {
-            Error::BadRequest("the query string cannot be read; give each member once, in its form".into())
-        })
-    }
-}
-
-#[derive(Deserialize)]
-struct Purpose {
-    purpose: Option<String>,
 }
 
 async fn datasets(
@@ -137,7 +120,9 @@ async fn dataset(
     Ok(Json(found).into_response())
 }
 
+/// A slip in the name of `dry_run` would store what was to be checked only, so unknown members are refused.
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct PushOptions {
     #[serde(default)]
     dry_run: bool,
@@ -149,32 +134,25 @@ async fn push(
     Path((dataset, batch)): Path<(String, String)>,
     Members(options): Members<PushOptions>,
     headers: HeaderMap,
-    body: Result<Bytes, axum::extract::rejection::BytesRejection>,
+    body: Body,
 ) -> Result<Response> {
     let batch_id = batch_id(&batch)?;
-    let media_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let format = Format::from_media_type(media_type).ok_or_else(|| {
-        Error::UnsupportedMediaType(
-            "send application/vnd.apache.parquet, application/vnd.apache.arrow.stream or text/csv".into(),
-        )
-    })?;
-    let bytes = body.map_err(|rejection| match rejection.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => {
-            Error::TooLarge { what: "the body", limit: "this hub's limit; send the file in parts".into() }
-        }
-        _ => Error::violation("the body broke off; send it again under the same id"),
-    })?;
+    let format = format_of(&text_header(&headers, "content-type").unwrap_or_default())?;
+    refuse_encodings(&headers)?;
+    let content_digest = said_digest(&headers)?;
+    door.hub.admit(&caller, &dataset)?;
+    let body = intake::whole(door.hub.spool().draft(), body, door.body_limit, door.silence).await?;
     let push = Push {
         dataset,
         batch_id,
         format,
         contract_version: text_header(&headers, "gridhub-contract-version"),
-        content_digest: content_digest(&headers)?,
-        bytes,
+        content_digest,
+        body,
         dry_run: options.dry_run,
     };
     let received = to_its_end(async move { door.hub.upload(&caller, push).await }).await?;
-    let status = if received.again || options.dry_run { StatusCode::OK } else { StatusCode::CREATED };
+    let status = if options.dry_run { StatusCode::OK } else { status_of(&received) };
     Ok((status, Json(received.receipt)).into_response())
 }
 
@@ -270,12 +248,6 @@ async fn sql(
     }
     put("cache-control", "no-store");
     Ok(response)
-}
-
-/// Runs a step of the hub to its end, also when the client goes away meanwhile: what was begun is
-/// settled and recorded.
-async fn to_its_end<T: Send + 'static>(step: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
-    tokio::spawn(step).await.map_err(Error::internal)?
 }
 
 async fn explain(
@@ -381,6 +353,43 @@ pub fn description() -> Value {
     ask["requestBody"] = question.clone();
     let mut explain = operation("what a query would be answered with, or why not", "200", "the explanation");
     explain["requestBody"] = question;
+    let mut push =
+        operation("push a batch; the same bytes again under the same id give the same receipt", "201", "the receipt");
+    push["parameters"] = json!([
+        { "name": "dry_run", "in": "query", "schema": { "type": "boolean", "default": false },
+          "description": "whether to check only, and store nothing" },
+        { "name": "Content-Digest", "in": "header", "schema": { "type": "string" },
+          "description": "SHA-256 of the file as RFC 9530 writes it; `Repr-Digest` will do too" },
+        { "name": "Gridhub-Contract-Version", "in": "header", "schema": { "type": "string" },
+          "description": "the version of the contract that the file follows" },
+    ]);
+    push["requestBody"] = json!({
+        "required": true,
+        "description": "a file of any size up to the hub's limit, as it is: without Content-Encoding",
+        "content": {
+            "application/vnd.apache.parquet": {}, "application/vnd.apache.arrow.stream": {}, "text/csv": {},
+        },
+    });
+    let mut erase = operation("erase people from all datasets, for officers", "200", "the signed certificate");
+    erase["requestBody"] = json!({
+        "required": true,
+        "content": { "application/json": { "schema": {
+            "type": "object", "required": ["identifiers"], "additionalProperties": false,
+            "properties": {
+                "identifiers": { "type": "array", "minItems": 1, "maxItems": 1_000, "items": {
+                    "type": "object", "required": ["kind", "value"], "additionalProperties": false,
+                    "properties": {
+                        "kind": {
+                            "type": "string",
+                            "description": "`cn_resident_id`, `cn_mobile`, `uscc`, or `opaque:` and a linkage domain",
+                        },
+                        "value": { "type": "string" },
+                    },
+                } },
+                "basis": { "type": "string", "description": "goes into the log and must name nobody" },
+            },
+        } } },
+    });
     json!({
         "openapi": "3.1.0",
         "info": { "title": "gridhub", "version": env!("CARGO_PKG_VERSION") },
@@ -390,11 +399,15 @@ pub fn description() -> Value {
             "/v1/datasets": { "get": operation("the catalogue as this caller sees it", "200", "datasets with exposures") },
             "/v1/datasets/{dataset}": { "get": operation("one dataset", "200", "its fields with exposures") },
             "/v1/datasets/{dataset}/batches/{batch}": {
-                "put": operation("push a batch", "201", "the receipt"),
+                "put": push,
                 "get": operation("the receipt again", "200", "the receipt"),
             },
+            "/v1/uploads": uploads::description(&problem),
+            "/v1/uploads/{upload}": uploads::description_of_one(&problem),
             "/v1/sql": { "post": ask },
             "/v1/explain": { "post": explain },
+            "/v1/erasures": { "post": erase },
+            "/v1/erasures/{id}": { "get": operation("the certificate of an erasure again", "200", "the certificate") },
             "/v1/log/checkpoint": { "get": operation("the newest signed checkpoint", "200", "a C2SP signed note") },
             "/v1/log/entries": { "get": operation("readable entries, for officers", "200", "entries") },
         },
@@ -416,6 +429,7 @@ async fn count(request: Request, next: Next) -> Response {
         Method::GET => "GET",
         Method::PUT => "PUT",
         Method::POST => "POST",
+        Method::PATCH => "PATCH",
         _ => "other",
     };
     let started = std::time::Instant::now();
@@ -426,19 +440,18 @@ async fn count(request: Request, next: Next) -> Response {
     response
 }
 
-fn batch_id(text: &str) -> Result<Uuid> {
-    Uuid::parse_str(text).map_err(|_| {
-        Error::BadRequest("the batch id is not a UUID; make one and keep it for every try of the same file".into())
-    })
+/// SHA-256 of the file, from `Content-Digest` or `Repr-Digest` (RFC 9530). Without a content coding both speak of the
+/// same bytes.
+fn said_digest(headers: &HeaderMap) -> Result<Option<Vec<u8>>> {
+    match (digest_header(headers, "content-digest")?, digest_header(headers, "repr-digest")?) {
+        (Some(content), Some(whole)) if content != whole => Err(Error::DigestMismatch),
+        (content, whole) => Ok(content.or(whole)),
+    }
 }
 
-fn text_header(headers: &HeaderMap, name: &str) -> Option<String> {
-    Some(headers.get(name)?.to_str().ok()?.to_owned())
-}
-
-/// SHA-256 from `Content-Digest` (RFC 9530); other algorithms are ignored, as that standard asks.
-fn content_digest(headers: &HeaderMap) -> Result<Option<Vec<u8>>> {
-    let Some(header) = text_header(headers, "content-digest") else { return Ok(None) };
+/// SHA-256 from a digest header; other algorithms are ignored, as RFC 9530 asks.
+fn digest_header(headers: &HeaderMap, name: &str) -> Result<Option<Vec<u8>>> {
+    let Some(header) = text_header(headers, name) else { return Ok(None) };
     for part in header.split(',') {
         if let Some(encoded) = part.trim().strip_prefix("sha-256=") {
             let encoded = encoded.strip_prefix(':').and_then(|encoded| encoded.strip_suffix(':'));

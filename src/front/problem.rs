@@ -21,9 +21,15 @@ pub fn status(error: &Error) -> StatusCode {
         | Error::Usage(_)
         | Error::BadRequest(_) => StatusCode::BAD_REQUEST,
         Error::PurposeNotAllowed { .. } | Error::NotAllowed(_) => StatusCode::FORBIDDEN,
-        Error::NotFound => StatusCode::NOT_FOUND,
+        Error::NotFound | Error::UnknownUpload => StatusCode::NOT_FOUND,
         Error::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-        Error::BatchConflict => StatusCode::CONFLICT,
+        Error::BatchConflict | Error::UploadOffset { .. } => StatusCode::CONFLICT,
+        Error::UnsupportedVersion => StatusCode::PRECONDITION_FAILED,
+        Error::BrokeOff(_) => StatusCode::REQUEST_TIMEOUT,
+        Error::Locked => StatusCode::LOCKED,
+        Error::RateLimited(_) => StatusCode::TOO_MANY_REQUESTS,
+        // The number is of tus alone; HTTP has no name for it.
+        Error::ChecksumMismatch => StatusCode::from_u16(460).unwrap_or(StatusCode::BAD_REQUEST),
         Error::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
         Error::UnsupportedMediaType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
         Error::UnknownTable(_)
@@ -68,6 +74,9 @@ pub fn document(error: &Error) -> Value {
         Error::PurposeRequired { allowed } | Error::PurposeNotAllowed { allowed, .. } => {
             members.insert("purposes".into(), json!(allowed));
         }
+        Error::UploadOffset { offset } => {
+            members.insert("offset".into(), json!(offset));
+        }
         _ => {}
     }
     Value::Object(members)
@@ -84,7 +93,7 @@ impl IntoResponse for Error {
         if matches!(self, Self::Unauthenticated) {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"gridhub\""));
         }
-        if matches!(self, Self::Busy) {
+        if matches!(self, Self::Busy | Self::Locked) {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
         response

@@ -731,26 +731,32 @@ async fn a16_descriptions_do_not_speak_of_hidden_fields() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a17_every_door_is_known_and_goes_through_the_gate() {
     // Routes that answer with data, each guarded; and those that carry none.
-    const DATA: [&str; 6] = [
+    const DATA: [&str; 8] = [
         "/v1/datasets",
         "/v1/datasets/{dataset}",
         "/v1/datasets/{dataset}/batches/{batch}",
         "/v1/sql",
         "/v1/explain",
         "/v1/log/entries",
+        "/v1/erasures",
+        "/v1/erasures/{id}",
     ];
+    // Uploads in pieces: their own sender's alone, see flow/resumable.
+    const PIECES: [&str; 2] = ["/v1/uploads", "/v1/uploads/{upload}"];
     const OPEN: [&str; 3] = ["/v1/log/checkpoint", "/v1/log/verifier", "/v1/log/tile"];
     let hub = TestHub::with_city().await;
     let described = hub.get("", "/openapi.json").await.json();
     let paths: Vec<_> = described["paths"].as_object().unwrap().keys().cloned().collect();
     for path in &paths {
-        let known = DATA.contains(&path.as_str()) || OPEN.iter().any(|open| path.starts_with(open));
+        let known =
+            DATA.iter().chain(&PIECES).any(|known| known == path) || OPEN.iter().any(|open| path.starts_with(open));
         assert!(known, "`{path}` is new: say here whether it answers with data, and try its gate");
     }
     assert!(DATA.iter().all(|path| paths.iter().any(|found| found == path)), "{paths:?}");
     let id = Uuid::now_v7();
     for path in DATA {
         let filled = path.replace("{dataset}", "cdc.cases").replace("{batch}", &id.to_string());
+        let filled = filled.replace("{id}", &id.to_string());
         for method in ["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS"] {
             for credential in ["", "Bearer ", "Bearer ghub_x", "Basic aGVhbHRoLWFuYWx5c3Q6"] {
                 let mut request = axum::http::Request::builder().method(method).uri(&filled);
@@ -761,6 +767,16 @@ async fn a17_every_door_is_known_and_goes_through_the_gate() {
                 let body = axum::body::Body::from(json!({"sql": "SELECT count(*) FROM divisions"}).to_string());
                 let reply = hub.send(request.body(body).unwrap()).await;
                 assert!([401, 404, 405].contains(&reply.status), "{method} {filled}: {}", reply.status);
+            }
+        }
+    }
+    for path in PIECES.map(|path| path.replace("{upload}", &id.to_string())) {
+        for method in ["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD"] {
+            for credential in ["", "Bearer ", "Bearer ghub_x"] {
+                let request = axum::http::Request::builder().method(method).uri(&path).header("tus-resumable", "1.0.0");
+                let request = request.header("authorization", credential).header("upload-length", "1");
+                let reply = hub.send(request.body(axum::body::Body::empty()).unwrap()).await;
+                assert!([401, 405].contains(&reply.status), "{method} {path}: {}", reply.status);
             }
         }
     }
