@@ -3,9 +3,12 @@
 
 mod ask;
 mod audit;
+mod erase;
+mod keys;
 mod policy;
 mod push;
 mod serve;
+mod spool;
 mod token;
 pub mod words;
 
@@ -36,6 +39,9 @@ enum Command {
     Demo(demo::Demo),
     /// Push files of rows to a dataset and print the receipts.
     Push(push::Push),
+    /// Send what waits in an offline outbox, or list it.
+    #[command(subcommand)]
+    Spool(spool::Spool),
     /// Ask in SQL.
     Query(ask::Query),
     /// Say what a query would be answered with, or why not.
@@ -45,12 +51,17 @@ enum Command {
     /// Make, list and revoke access tokens.
     #[command(subcommand)]
     Token(token::Token),
+    /// Exchange what wraps the hub's secrets, and begin new epochs of tokens.
+    #[command(subcommand)]
+    Keys(keys::Keys),
     /// Check, explain and compare policies.
     #[command(subcommand)]
     Policy(policy::Policy),
     /// Read and verify the access log.
     #[command(subcommand)]
     Audit(audit::Audit),
+    /// Erase people from all datasets, for good.
+    Erase(erase::Erase),
 }
 
 /// Which hub to talk to, and as whom.
@@ -107,12 +118,15 @@ async fn dispatch(command: Command) -> Result<()> {
         Command::Serve(command) => command.run().await,
         Command::Demo(command) => command.run().await,
         Command::Push(command) => command.run().await,
+        Command::Spool(command) => command.run().await,
         Command::Query(command) => command.run().await,
         Command::Explain(command) => command.run().await,
         Command::Datasets(command) => command.run().await,
         Command::Token(command) => command.run(),
+        Command::Keys(command) => command.run(),
         Command::Policy(command) => command.run(),
         Command::Audit(command) => command.run().await,
+        Command::Erase(command) => command.run().await,
     }
 }
 
@@ -128,7 +142,7 @@ fn tell(error: &Error) -> ExitCode {
     }
     match error {
         Error::Usage(_) => ExitCode::from(2),
-        Error::Unreachable(_) | Error::Busy => ExitCode::from(3),
+        Error::Unreachable(_) | Error::Busy | Error::RateLimited(_) => ExitCode::from(3),
         _ => ExitCode::FAILURE,
     }
 }

@@ -22,7 +22,7 @@ use uuid::Uuid;
 
 use crate::{
     cli::words,
-    client::Client,
+    client::{Client, Parcel},
     dataset::receipt::Receipt,
     disclose::Wishes,
     error::{Error, Result},
@@ -257,7 +257,15 @@ async fn push_all(url: &str, tokens: &Tokens, city: &city::City) -> Result<Summa
 
 async fn push(client: &Client, dataset: &str, rows: &RecordBatch) -> Result<Receipt> {
     let file = as_parquet(rows)?;
-    client.push(dataset, Uuid::now_v7(), Format::Parquet, file, false, Arc::new(|_| {})).await
+    let parcel = Parcel {
+        dataset: dataset.to_owned(),
+        batch_id: Uuid::now_v7(),
+        format: Format::Parquet,
+        content: file.into(),
+        digest: None,
+        dry_run: false,
+    };
+    client.push(&parcel, Arc::new(|_| {})).await
 }
 
 /// A batch as a Parquet file.

@@ -8,41 +8,38 @@ use std::{
 
 use crate::support::{changed, repository};
 
-fn gridhub(arguments: &[&str]) -> Output {
+pub fn gridhub(arguments: &[&str]) -> Output {
     command(arguments).output().unwrap()
 }
 
-fn command(arguments: &[&str]) -> Command {
+pub fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_gridhub"));
     command.current_dir(repository()).args(arguments).env_remove("GRIDHUB_URL").env_remove("GRIDHUB_TOKEN");
     command
 }
 
-fn text(bytes: &[u8]) -> String {
+pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
 /// A hub in a process of its own.
-struct Served {
+pub struct Served {
     process: Child,
-    url: String,
+    pub url: String,
 }
 
 impl Served {
-    fn start(folder: &Path) -> Self {
+    pub fn start(folder: &Path) -> Self {
+        Self::start_at(folder, "127.0.0.1:0")
+    }
+
+    pub fn start_at(folder: &Path, address: &str) -> Self {
         let (data, keys) = (folder.join("data"), folder.join("keys"));
-        let mut process = command(&[
-            "serve",
-            "--data",
-            data.to_str().unwrap(),
-            "--keys",
-            keys.to_str().unwrap(),
-            "--http",
-            "127.0.0.1:0",
-        ])
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+        let mut process =
+            command(&["serve", "--data", data.to_str().unwrap(), "--keys", keys.to_str().unwrap(), "--http", address])
+                .stderr(Stdio::piped())
+                .spawn()
+                .unwrap();
         let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
         let line = lines.find(|line| line.as_ref().unwrap().contains("listens on")).unwrap().unwrap();
         std::thread::spawn(move || lines.for_each(drop));
@@ -51,7 +48,7 @@ impl Served {
         Self { process, url }
     }
 
-    fn kill(mut self) {
+    pub fn kill(mut self) {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
     }
@@ -202,4 +199,49 @@ fn a_killed_hub_keeps_what_it_acknowledged() {
     assert_eq!(text(&count.stdout), "n\n16\n", "{}", text(&count.stderr));
     hub.kill();
     assert!(text(&gridhub(&["audit", "verify", "--data", data.to_str().unwrap()]).stdout).contains("the log is whole"));
+}
+
+/// An erasure searches the database's files as they lie, and must not take from the hub what keeps others off them.
+#[test]
+fn after_an_erasure_the_command_line_and_the_hub_still_share_the_database() {
+    let folder = tempfile::tempdir().unwrap();
+    let hub = Served::start(folder.path());
+    let data = folder.path().join("data");
+    let data = data.to_str().unwrap();
+    let token = |caller: &str| {
+        let made = gridhub(&["token", "create", caller, "--data", data]);
+        let said = text(&made.stderr);
+        let id = said.split_whitespace().skip_while(|word| *word != "token").nth(1).unwrap().to_owned();
+        (id, text(&made.stdout).trim().to_owned())
+    };
+    let run = |token: &str, arguments: &[&str]| {
+        command(arguments).env("GRIDHUB_URL", &hub.url).env("GRIDHUB_TOKEN", token).output().unwrap()
+    };
+    let (_, uploader) = token("platform-uploader");
+    let divisions = "tests/fixtures/platform.divisions.csv";
+    assert_eq!(run(&uploader, &["push", "platform.divisions", divisions]).status.code(), Some(0));
+    let (id, analyst) = token("health-analyst");
+    let list = folder.path().join("persons.txt");
+    std::fs::write(&list, "11010519491231002X\n").unwrap();
+    let (_, officer) = token("compliance-officer");
+    let erased = run(&officer, &["erase", "--file", list.to_str().unwrap(), "--purpose", "audit", "--yes"]);
+    assert_eq!(erased.status.code(), Some(0), "{}", text(&erased.stderr));
+    assert!(text(&erased.stdout).contains("\"verified\":true"), "{}", text(&erased.stdout));
+    assert!(!text(&erased.stderr).contains("11010519491231002X"));
+
+    assert_eq!(gridhub(&["token", "list", "--data", data]).status.code(), Some(0));
+    let asks = ["query", "SELECT 1", "--purpose", "epidemiology"];
+    assert_eq!(run(&analyst, &asks).status.code(), Some(0));
+    assert_eq!(gridhub(&["token", "revoke", &id, "--data", data]).status.code(), Some(0));
+    let refused = run(&analyst, &asks);
+    assert_eq!(refused.status.code(), Some(1), "a revoked token opens the door: {}", text(&refused.stderr));
+    // And what the hub acknowledges now is there after a crash.
+    let batch = "0198c3a1-7b2c-7def-8123-4567890abcde";
+    assert_eq!(run(&uploader, &["push", "platform.divisions", divisions, "--id", batch]).status.code(), Some(0));
+    hub.kill();
+    let hub = Served::start(folder.path());
+    let again = command(&["push", "platform.divisions", divisions, "--id", batch]);
+    let again = { again }.env("GRIDHUB_URL", &hub.url).env("GRIDHUB_TOKEN", &uploader).output().unwrap();
+    assert!(text(&again.stdout).contains("\"rows_duplicate\":9"), "{}", text(&again.stdout));
+    hub.kill();
 }

@@ -47,7 +47,7 @@ pub enum Token {
 pub struct Data {
     /// The hub's data folder.
     #[arg(long, default_value = "./data", value_name = "DIR")]
-    data: PathBuf,
+    pub data: PathBuf,
 }
 
 impl Token {
@@ -92,7 +92,8 @@ impl Token {
     }
 }
 
-fn open(data: &Path) -> Result<Metadata> {
+/// The metadata of a folder that a hub has used.
+pub fn open(data: &Path) -> Result<Metadata> {
     match data.join("metadata.sqlite").exists() {
         true => Metadata::open(data),
         false => {

@@ -144,9 +144,33 @@ pub fn entry(entry: &Entry) -> String {
         ),
         Event::TokenCreate { caller, token_id, .. } => format!("token.create   {token_id} for {caller}"),
         Event::TokenRevoke { token_id } => format!("token.revoke   {token_id}"),
+        Event::KeysRotate { key_id } => format!("keys.rotate    to {key_id}"),
+        Event::TokensEpoch { agency, purpose, epoch } => {
+            format!("tokens.epoch   {epoch} of {}", recipients(agency.as_deref(), purpose.as_deref()))
+        }
+        Event::ErasureBegin { id, caller, identifiers, .. } => {
+            format!("erasure.begin  {caller}, {identifiers} identifiers, {id}")
+        }
+        Event::ErasureEnd { id, datasets, files_deleted, verified, .. } => {
+            let verified = if *verified { "verified" } else { "NOT verified" };
+            format!("erasure.end    {id}: {} rows, {files_deleted} files, {verified}", datasets.values().sum::<u64>())
+        }
         Event::LogRead { caller, from, count } => format!("log.read       {caller} from {from}, at most {count}"),
+        Event::StoreUpkeep { dataset, version, files_before, files_after, deleted } => format!(
+            "store.upkeep   {dataset} at {version}: {files_before} files are {files_after}, {deleted} old ones deleted"
+        ),
     };
     format!("{:>6} {} {what}", entry.index, entry.at.format("%F %T"))
+}
+
+/// Who sees tokens: callers of one agency or all, for one purpose or all.
+pub fn recipients(agency: Option<&str>, purpose: Option<&str>) -> String {
+    match (agency, purpose) {
+        (None, None) => "all recipients".into(),
+        (Some(agency), None) => agency.into(),
+        (None, Some(purpose)) => format!("all who ask for {purpose}"),
+        (Some(agency), Some(purpose)) => format!("{agency} for {purpose}"),
+    }
 }
 
 /// Resolves when the process is asked to stop.
