@@ -5,13 +5,16 @@
 mod attacks;
 mod canary;
 mod decisions;
+mod faults;
 mod flow;
 mod ghosts;
 mod leaks;
+mod outbox;
 mod peer;
 mod policies;
 mod processes;
 mod pruning;
+mod situations;
 mod sql;
 mod support;
 mod tpch;

@@ -1135,15 +1135,15 @@ when {
             source: "lab".into(),
             format: validate::Format::Csv,
             contract_version: None,
-            bytes: file.clone().into_bytes().into(),
+            body: file.clone().into_bytes().into(),
         };
         let context = validate::Context {
             divisions: &Divisions::default(),
             scope,
             digest_key: &ring::hmac::Key::new(ring::hmac::HMAC_SHA256, b"key"),
-            limits: validate::Limits::default(),
         };
-        let (_, findings) = validate::check(upload, &context).unwrap();
+        let mut slices = validate::open(upload, validate::Limits::default()).unwrap();
+        let (_, findings) = validate::check(slices.next().unwrap().unwrap(), &context).unwrap();
         findings.rejected_rows.into_iter().map(|row| (row.row, row.field, row.reason)).collect()
     };
     let outside = |row: u64, field: &str| (row, field.to_owned(), "outside_scope".to_owned());

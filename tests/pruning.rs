@@ -196,7 +196,7 @@ impl Stages {
 
     /// The key of the analyst's tokens.
     fn tokens(&self) -> TokenKey {
-        self.pseudonyms.tokens("health_bureau", ANALYST.1)
+        self.pseudonyms.tokens("health_bureau", ANALYST.1).unwrap()
     }
 
     /// Asks, and says what was read for the answer.

@@ -127,6 +127,15 @@ impl TestHub {
         Self { folder, clock, hub: Some(hub), router, defences }
     }
 
+    /// A hub on a folder that was used before, with its keys, or why it does not start.
+    pub async fn on(folder: TempDir, clock: TestClock) -> gridhub::error::Result<Self> {
+        let opening = opening(folder.path(), &clock);
+        let defences = opening.defences;
+        let hub = Arc::new(Hub::open(opening).await?);
+        let router = router(&hub);
+        Ok(Self { folder, clock, hub: Some(hub), router, defences })
+    }
+
     /// A hub with all fixtures pushed.
     pub async fn with_city() -> Self {
         Self::city_on(Self::start().await).await

@@ -277,7 +277,7 @@ pub async fn push(hub: &Hub, credential: &Credential, dataset: &str, rows: &Reco
         format: Format::Parquet,
         contract_version: None,
         content_digest: None,
-        bytes: as_parquet(rows).unwrap(),
+        body: as_parquet(rows).unwrap().into(),
         dry_run: false,
     };
     hub.upload(credential, push).await.unwrap_or_else(|error| panic!("{dataset}: {error:?}")).receipt
