@@ -22,11 +22,13 @@
 //! compared.
 //!
 //! Beside these, what protection costs: protected statistics against the same counted by the engine alone
-//! (`governed/protected.rs`), and the sketches that they are compared by (`governed/sketches.rs`).
+//! (`governed/protected.rs`), and the sketches that they are compared by (`governed/sketches.rs`); and what the way in
+//! costs (`governed/uploads.rs`).
 //!
 //! Ends with an error only where something fails or answers differ, never over time. Settings, all from the
 //! environment:
-//! - `GRIDHUB_BENCH`: which of `tpch`, `questions`, `protected` and `sketches` are run, with commas between; all.
+//! - `GRIDHUB_BENCH`: which of `tpch`, `questions`, `protected`, `sketches` and `uploads` are run, with commas between;
+//!   all.
 //! - `GRIDHUB_BENCH_REPEAT` (11), `GRIDHUB_BENCH_JSON` (target/governed.json).
 //! - `GRIDHUB_TPCH_SCALE` (0.1).
 //! - `GRIDHUB_BENCH_PEOPLE` (100000) and `GRIDHUB_BENCH_DAYS` (14): the city of `questions`, and of those of them that
@@ -34,6 +36,8 @@
 //! - `GRIDHUB_BENCH_ROWS` (1000000), `GRIDHUB_BENCH_SUBJECTS` (100000) and `GRIDHUB_BENCH_GROUPS` (2000): the measures
 //!   of `protected`. A large city's are `GRIDHUB_BENCH_ROWS=10000000 GRIDHUB_BENCH_SUBJECTS=1000000`, which take long
 //!   to load. Of groups of fewer than 18 people, some are not shown.
+//! - `GRIDHUB_BENCH_UPLOAD_ROWS` (1000000) and `GRIDHUB_BENCH_UPLOAD_PEOPLE` (a tenth of them): the large file of
+//!   `uploads`. `GRIDHUB_BENCH_PUSHES` (40): small pushes of each uploader.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a measurement that fails should say so")]
 
 #[path = "governed/city.rs"]
@@ -52,6 +56,8 @@ mod protected;
 mod report;
 #[path = "governed/sketches.rs"]
 mod sketches;
+#[path = "governed/uploads.rs"]
+mod uploads;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -99,7 +105,7 @@ fn main() {
 }
 
 /// What can be measured, in the order in which it is.
-const BENCHES: [&str; 4] = ["tpch", "questions", "protected", "sketches"];
+const BENCHES: [&str; 5] = ["tpch", "questions", "protected", "sketches", "uploads"];
 
 async fn run() {
     let wanted = wanted();
@@ -174,6 +180,19 @@ async fn run() {
         let measured = sketches::measure(repeat);
         report::sketches(&measured);
         report["sketches"] = json!(measured);
+    }
+    if wants("uploads") {
+        let hashing = uploads::hashing();
+        report::hashing(&hashing);
+        let bulk = uploads::bulk(repeat.min(3)).await;
+        report::bulk(&bulk);
+        let mut small = Vec::new();
+        for uploaders in [1, 16, 64] {
+            uploads::rest().await;
+            small.push(uploads::small(uploaders).await);
+        }
+        report::small(&small);
+        report["uploads"] = json!({"hashing": hashing, "bulk": bulk, "small": small});
     }
     report::write(&report);
 }
@@ -308,7 +327,7 @@ impl World {
         fs::create_dir_all(&ledger).unwrap();
         let gate = protected::gate(&keys, &ledger);
         let pseudonyms = Arc::new(Pseudonyms::new(Arc::clone(&keys)));
-        let tokens = pseudonyms.tokens(&credential.caller.agency, &purpose);
+        let tokens = pseudonyms.tokens(&credential.caller.agency, &purpose).unwrap();
         let runtime = query::runtime(&folder.path().join("spill"), &places.limits).unwrap();
         let tables = places.data.join("tables");
         let store = Store::open(&tables, &datasets, Arc::clone(&runtime), publisher).await.unwrap();

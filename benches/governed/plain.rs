@@ -10,9 +10,10 @@ use datafusion::{
     config::Dialect,
     error::{DataFusionError, Result},
     execution::SessionStateBuilder,
-    prelude::{SessionConfig, SessionContext},
+    prelude::{ParquetReadOptions, SessionConfig, SessionContext},
 };
 use deltalake_core::{
+    DeltaTable,
     delta_datafusion::{DeltaSessionConfig, planner::DeltaPlanner},
     ensure_table_uri, open_table,
 };
@@ -31,12 +32,7 @@ impl Plain {
             .with_target_partitions(partitions)
             .set_bool("datafusion.sql_parser.enable_ident_normalization", true);
         config.options_mut().sql_parser.dialect = Dialect::PostgreSQL;
-        let state = SessionStateBuilder::new()
-            .with_default_features()
-            .with_config(config)
-            .with_query_planner(DeltaPlanner::new())
-            .build();
-        let context = SessionContext::new_with_state(state);
+        let context = session(config);
         for dataset in datasets.values() {
             let location = ensure_table_uri(folder.join(dataset.name.to_string()).to_string_lossy()).unwrap();
             let table = open_table(location).await.unwrap();
@@ -76,6 +72,16 @@ impl Plain {
     }
 }
 
+/// A session that plans as Delta would have it.
+fn session(config: SessionConfig) -> SessionContext {
+    let state = SessionStateBuilder::new()
+        .with_default_features()
+        .with_config(config)
+        .with_query_planner(DeltaPlanner::new())
+        .build();
+    SessionContext::new_with_state(state)
+}
+
 fn stored_name(dataset: &Dataset) -> String {
     format!("stored_{}", dataset.name.table)
 }
@@ -113,11 +119,34 @@ fn view(dataset: &Dataset) -> Option<String> {
     }
     let mut newest_first: Vec<_> = order_by.iter().map(|field| format!("\"{field}\" DESC NULLS LAST")).collect();
     newest_first.extend(["__arrival DESC".to_owned(), "__digest DESC".to_owned()]);
-    let gone = operation.map(|field| format!(" AND \"{field}\" IS DISTINCT FROM 'D'")).unwrap_or_default();
-    Some(format!(
-        "SELECT {shown} FROM (SELECT *, row_number() OVER (PARTITION BY {} ORDER BY {}) AS __newest FROM {stored}) \
-         AS numbered WHERE __newest = 1{gone}",
-        record.join(", "),
-        newest_first.join(", "),
-    ))
+    let newest_first = newest_first.join(", ");
+    let place_in =
+        |part: &[String], order: &str| format!("row_number() OVER (PARTITION BY {} ORDER BY {order})", part.join(", "));
+    let kept = operation.map(|field| format!("\"{field}\" IS DISTINCT FROM 'D'"));
+    let gone = kept.as_ref().map(|kept| format!(" AND {kept}")).unwrap_or_default();
+    let place = dataset.territory.as_ref().filter(|field| !dataset.key.contains(field));
+    let Some((place, kept)) = place.zip(kept) else {
+        let newest = place_in(&record, &newest_first);
+        let numbered = format!("(SELECT *, {newest} AS __newest FROM {stored})");
+        return Some(format!("SELECT {shown} FROM {numbered} AS numbered WHERE __newest = 1{gone}"));
+    };
+    // What is deleted in one place stands in another.
+    let there = place_in(&[record.clone(), vec![format!("\"{place}\"")]].concat(), &newest_first);
+    let newest = place_in(&record, &format!("{kept} DESC, {newest_first}"));
+    let numbered = format!("(SELECT *, {there} AS __newest_there, {newest} AS __newest FROM {stored})");
+    Some(format!("SELECT {shown} FROM {numbered} AS numbered WHERE __newest = 1 AND __newest_there = 1{gone}"))
+}
+
+/// Rewrites a Parquet file as a Delta table as the engine does it, with as many partitions as there are cores. Returns
+/// how many rows were written.
+pub async fn rewrite(file: &Path, folder: &Path) -> usize {
+    std::fs::create_dir_all(folder).unwrap();
+    let context = session(DeltaSessionConfig::default().into());
+    let rows = context.read_parquet(file.to_str().unwrap(), ParquetReadOptions::default()).await.unwrap();
+    let plan = rows.logical_plan().clone();
+    let table = DeltaTable::try_from_url(ensure_table_uri(folder.to_str().unwrap()).unwrap()).await.unwrap();
+    let table =
+        table.write(Vec::new()).with_input_plan(plan).with_session_state(Arc::new(context.state())).await.unwrap();
+    let files = table.snapshot().unwrap().log_data();
+    files.iter().map(|file| file.num_records().unwrap_or_default()).sum()
 }

@@ -5,6 +5,8 @@ use std::{fs, path::PathBuf};
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use crate::uploads::{Bulk, Hashing, Small};
+
 /// A question's medians, in milliseconds.
 #[derive(Serialize)]
 pub struct Measured {
@@ -279,4 +281,45 @@ fn geometric_mean(ratios: &[f64]) -> f64 {
 
 fn largest(ratios: &[f64]) -> f64 {
     ratios.iter().copied().fold(f64::MIN, f64::max)
+}
+
+/// Prints what a large upload takes.
+pub fn bulk(bulk: &Bulk) {
+    let Bulk { rows, bytes, plain, hub, resent, peak_memory } = bulk;
+    let a_second = |seconds: f64| *rows as f64 / seconds / 1e6;
+    println!("\nOne upload of {rows} rows, {} MB", bytes >> 20);
+    println!("  DataFusion to Delta alone  {plain:8.2} s  {:6.2} M rows/s", a_second(*plain));
+    println!("  the hub                    {hub:8.2} s  {:6.2} M rows/s  ratio {:.2}", a_second(*hub), hub / plain);
+    println!(
+        "  the hub, resent            {resent:8.2} s  {:6.2} M rows/s  ratio {:.2}",
+        a_second(*resent),
+        resent / plain
+    );
+    println!("  most memory so far         {:8} MB", peak_memory >> 20);
+}
+
+/// Prints how many pseudonyms a core makes.
+pub fn hashing(hashing: &Hashing) {
+    let Hashing { bare, distinct, tenfold } = hashing;
+    println!("\nPseudonyms of one core, millions a second");
+    println!(
+        "  bare HMAC loop {:.2}; distinct identifiers {:.2} ({:.2}); each ten times {:.2} ({:.2})",
+        bare / 1e6,
+        distinct / 1e6,
+        distinct / bare,
+        tenfold / 1e6,
+        tenfold / bare
+    );
+}
+
+/// Prints how long small pushes take.
+pub fn small(measured: &[Small]) {
+    println!("\nSmall pushes over HTTP, milliseconds from the first byte sent");
+    println!("  uploaders  receipt p50    p99  visible p50    p99  pushes/s  commits/s");
+    for Small { uploaders, receipt, visible, pushes_a_second, commits_a_second, .. } in measured {
+        println!(
+            "  {uploaders:9}  {:11.1} {:6.1}  {:11.1} {:6.1}  {pushes_a_second:8.1}  {commits_a_second:9.1}",
+            receipt[0], receipt[1], visible[0], visible[1]
+        );
+    }
 }
