@@ -216,7 +216,7 @@ impl Engine {
             });
         }
         statement::check_size(sql)?;
-        let state = self.session(view, snapshot);
+        let state = self.session(view, snapshot)?;
         let statement = state.sql_to_statement(sql, &Dialect::PostgreSQL).map_err(|e| plan_errors::syntax(&e))?;
         let (statement, explain) = statement::explained(statement)?;
         if self.defences.stand(Defence::Firewall) {
@@ -336,11 +336,12 @@ impl Engine {
         }
     }
 
-    fn session(&self, view: &Arc<View>, snapshot: &Snapshot) -> SessionState {
+    fn session(&self, view: &Arc<View>, snapshot: &Snapshot) -> Result<SessionState> {
         let shown = Arc::new(Shown {
             view: Arc::clone(view),
             snapshot: snapshot.clone(),
-            tokens: self.pseudonyms.tokens(&view.caller().agency, view.purpose()),
+            // INVARIANT: made for this one query, so that a new epoch is in force for all that begin after it.
+            tokens: self.pseudonyms.tokens(&view.caller().agency, view.purpose())?,
             pseudonyms: Arc::clone(&self.pseudonyms),
             defences: self.defences,
         });
@@ -372,7 +373,7 @@ impl Engine {
         state.mark_start_execution();
         // Queries live by the hub's clock, as policies do.
         state.execution_props_mut().query_execution_start_time = Some((self.clock)());
-        state
+        Ok(state)
     }
 }
 

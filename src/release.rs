@@ -6,7 +6,8 @@
 //! - [`noise`] draws noise that depends on a secret and on the set of people alone, so that one set gives one
 //!   answer, however the query is written.
 //! - [`decide`] turns a cell into a released number, or into none.
-//! - [`ledger`] keeps what was released, so that later answers can be held against it, and counts it.
+//! - [`ledger`] keeps what was released, as [`representative`]s, so that later answers can be held against it, and
+//!   counts it.
 //!
 //! A *subject* is a protected person, known here by a number only: 64 bits of a keyed pseudorandom function,
 //! uniformly distributed and unknown to callers. All that follows assumes so.
@@ -25,4 +26,5 @@ pub mod cell;
 pub mod decide;
 pub mod ledger;
 pub mod noise;
+pub mod representative;
 pub mod sketch;
