@@ -30,7 +30,12 @@ pub fn command(arguments: &[&str]) -> Command {
 
 /// Any program, in the repository's folder and without the settings of whoever runs the tests.
 pub fn plain(mut command: Command) -> Command {
-    command.current_dir(repository()).env_remove("GRIDHUB_URL").env_remove("GRIDHUB_TOKEN");
+    command.current_dir(repository());
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("GRIDHUB_") {
+            command.env_remove(name);
+        }
+    }
     command
 }
 
