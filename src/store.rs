@@ -206,14 +206,6 @@ impl Store {
         Ok(self.table(name)?.current())
     }
 
-    /// Where a table lies.
-    ///
-    /// # Errors
-    /// Only a fault of the hub.
-    pub fn folder(&self, name: &DatasetName) -> Result<&Path> {
-        Ok(&self.table(name)?.folder)
-    }
-
     /// Writes rows with the hub's own columns as files that no version names yet, in the order in which they
     /// will lie.
     ///
@@ -335,6 +327,17 @@ async fn open_table(folder: &Path, dataset: &Dataset, metadata: &Metadata) -> Re
         .map_err(|e| Error::setup(folder, None, format!("cannot write the table: {e}")))?;
     evolution::remember(dataset, metadata)?;
     Ok(table)
+}
+
+/// Runs what waits for the disk away from the threads that serve others.
+async fn in_background<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(Error::internal)?
+}
+
+/// How many rows the files of a table have, by its log.
+fn rows_of(table: &DeltaTable) -> u64 {
+    let Ok(state) = table.snapshot() else { return 0 };
+    state.log_data().iter().filter_map(|file| file.num_records()).map(|rows| rows as u64).sum()
 }
 
 /// What failed in writing, by the causes that the layers of the store wrap each other's errors in.

@@ -7,7 +7,7 @@ use arrow::util::display::{ArrayFormatter, FormatOptions};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use uuid::Uuid;
 
-use crate::support::{CSV, PARQUET, TestHub, fixture, parquet_of};
+use crate::support::{CSV, PARQUET, TestHub, files_below, fixture, parquet_of};
 
 /// Identifiers that occur nowhere else: an id in its spellings, one with a wrong check, a phone, a name, an
 /// address, a household, a visit.
@@ -85,34 +85,24 @@ async fn no_canary_is_ever_on_disk() {
 
 /// Reads every file below, as it stands and, for Parquet, decoded.
 fn search(folder: &Path) {
-    let mut files = 0;
-    let mut open = vec![folder.to_owned()];
-    while let Some(folder) = open.pop() {
-        for entry in std::fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                open.push(path);
-                continue;
-            }
-            files += 1;
-            let bytes = std::fs::read(&path).unwrap();
-            find(&path, &bytes);
-            if path.extension().is_some_and(|end| end == "parquet") {
-                let reader =
-                    ParquetRecordBatchReaderBuilder::try_new(bytes::Bytes::from(bytes)).unwrap().build().unwrap();
-                for batch in reader {
-                    let batch = batch.unwrap();
-                    for column in batch.columns() {
-                        let text = ArrayFormatter::try_new(column, &FormatOptions::default()).unwrap();
-                        for row in 0..column.len() {
-                            find(&path, text.value(row).to_string().as_bytes());
-                        }
+    let files = files_below(folder);
+    for path in &files {
+        let bytes = std::fs::read(path).unwrap();
+        find(path, &bytes);
+        if path.extension().is_some_and(|end| end == "parquet") {
+            let reader = ParquetRecordBatchReaderBuilder::try_new(bytes::Bytes::from(bytes)).unwrap().build().unwrap();
+            for batch in reader {
+                let batch = batch.unwrap();
+                for column in batch.columns() {
+                    let text = ArrayFormatter::try_new(column, &FormatOptions::default()).unwrap();
+                    for row in 0..column.len() {
+                        find(path, text.value(row).to_string().as_bytes());
                     }
                 }
             }
         }
     }
-    assert!(files > 30, "{files} files were searched");
+    assert!(files.len() > 30, "{} files were searched", files.len());
 }
 
 fn find(path: &Path, bytes: &[u8]) {

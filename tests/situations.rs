@@ -1,7 +1,7 @@
 //! What uploaders meet in the world: corrections, resends, other versions, bad rows, files that come days late, rows of
 //! a neighbour, households that move, sheets that a spreadsheet program wrote. One test a situation.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use axum::{body::Body, http::Request};
 use gridhub::{demo::city::with_check_digit, hub::Hub};
@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use crate::{
     flow::current_state::{hub_of_two_sources, register, resident},
-    support::{CSV, PARQUET, Reply, TestClock, TestHub, batch_of, changed, fixture, opening, parquet_of},
+    support::{CSV, PARQUET, Reply, TestClock, TestHub, batch_of, changed, files_below, fixture, opening, parquet_of},
 };
 
 const VISITS: &str = "community.visits";
@@ -277,10 +277,8 @@ async fn s3_the_app_or_the_contract_has_another_version() {
 
 /// Whether the bytes are in any file below the folder.
 fn is_below(folder: &Path, bytes: &[u8]) -> bool {
-    std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).any(|path| match path.is_dir() {
-        true => is_below(&path, bytes),
-        false => std::fs::read(&path).unwrap().windows(bytes.len()).any(|window| window == bytes),
-    })
+    let holds = |path: PathBuf| std::fs::read(path).unwrap().windows(bytes.len()).any(|window| window == bytes);
+    files_below(folder).into_iter().any(holds)
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -317,3 +317,23 @@ pub fn changed(into: &Path, folder: &str, file: &str, change: impl FnOnce(String
     std::fs::write(&path, change(std::fs::read_to_string(&path).unwrap())).unwrap();
     copy
 }
+
+/// The files below a folder.
+pub fn files_below(folder: &Path) -> Vec<PathBuf> {
+    let (mut files, mut open) = (Vec::new(), vec![folder.to_owned()]);
+    while let Some(folder) = open.pop() {
+        let entries = match std::fs::read_dir(folder) {
+            // What a running hub deletes meanwhile is not there.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            entries => entries.unwrap(),
+        };
+        for entry in entries {
+            match entry.unwrap().path() {
+                path if path.is_dir() => open.push(path),
+                path => files.push(path),
+            }
+        }
+    }
+    files.sort();
+    files
+}

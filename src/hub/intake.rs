@@ -8,7 +8,7 @@ use std::{
     collections::{BTreeMap, HashSet},
     num::NonZeroUsize,
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     thread,
@@ -16,6 +16,7 @@ use std::{
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use futures::future::{join, join_all};
+use ring::hmac;
 use tokio::{
     sync::{
         OwnedSemaphorePermit, Semaphore,
@@ -44,8 +45,6 @@ use crate::{
     },
     validate::{self, Findings, Reason, Slices, Upload},
 };
-use ring::hmac;
-use std::sync::Arc;
 
 /// From so many bytes on, a file is checked on all cores and one at a time.
 const LARGE: u64 = 1 << 20;
@@ -395,12 +394,12 @@ impl Hub {
         let (begun, written) = join(self.begin_batches(&records), writer.write_group(&stored)).await;
         begun?;
         let written = written?;
-        let mut stored: Vec<&mut Staged> =
+        let stored: Vec<&mut Staged> =
             group.iter_mut().filter(|batch| batch.rows() > 0).map(|batch| &mut batch.staged).collect();
         let (version, publication) = match stored.is_empty() {
             true => (None, None),
             false => {
-                let committed = writer.commit(std::mem::take(&mut stored), written).await?;
+                let committed = writer.commit(stored, written).await?;
                 (Some(committed.version), Some(committed.publication))
             }
         };

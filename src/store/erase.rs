@@ -11,7 +11,7 @@ use std::{
 };
 
 use arrow::{
-    array::{Array, AsArray, BooleanArray, RecordBatch, new_null_array},
+    array::{Array, AsArray, BooleanArray, RecordBatch},
     compute::{cast, concat_batches, filter_record_batch, not},
     datatypes::{DataType, SchemaRef},
     row::{RowConverter, SortField},
@@ -26,7 +26,7 @@ use parquet::arrow::{
     arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder},
 };
 
-use super::{Change, SOURCE, Writer, table_schema, version_of};
+use super::{Change, SOURCE, Writer, files::fit, in_background, table_schema, version_of};
 use crate::{
     dataset::{ChangeMode, Dataset, layout::WIDTH},
     error::{Error, Result},
@@ -322,15 +322,6 @@ impl Rest {
     }
 }
 
-/// Rows in the columns of today's contract: an earlier one may have had fewer.
-fn fit(rows: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
-    let columns = schema.fields().iter().map(|field| match rows.column_by_name(field.name()) {
-        Some(column) => cast(column, field.data_type()).map_err(Error::internal),
-        None => Ok(new_null_array(field.data_type(), rows.num_rows())),
-    });
-    RecordBatch::try_new(Arc::clone(schema), columns.collect::<Result<_>>()?).map_err(Error::internal)
-}
-
 /// Flushes what the log of a table holds of a version.
 fn flush(log: &Path, version: u64) -> io::Result<()> {
     for entry in fs::read_dir(log)? {
@@ -378,10 +369,6 @@ fn delete(folder: &Path, chosen: impl Fn(&Path) -> bool) -> Result<u64> {
         File::open(folder).and_then(|folder| folder.sync_all()).map_err(Error::internal)?;
     }
     Ok(deleted)
-}
-
-async fn in_background<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(Error::internal)?
 }
 
 #[cfg(test)]

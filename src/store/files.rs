@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use arrow::{
-    array::{ArrayRef, AsArray, BinaryArray, Int64Array, RecordBatch, StringArray},
+    array::{ArrayRef, AsArray, BinaryArray, Int64Array, RecordBatch, StringArray, new_null_array},
     compute::{cast, interleave_record_batch},
     datatypes::{DataType, Field as ArrowField, Schema, SchemaRef},
 };
@@ -161,6 +161,36 @@ fn divisions(dataset: &Dataset, rows: &RecordBatch) -> Result<Vec<u64>> {
         code.parse::<u64>().ok()?.checked_mul(10_u64.pow(u32::try_from(missing).ok()?))
     };
     Ok(codes.as_string::<i32>().iter().map(|code| code.and_then(number).unwrap_or_default()).collect())
+}
+
+/// How many rows new files have, as their own statistics say.
+///
+/// # Errors
+/// Where one does not say it.
+pub(super) fn rows_in(files: &[Add]) -> Result<u64> {
+    let rows = |file: &Add| -> Option<u64> {
+        let statistics: serde_json::Value = serde_json::from_str(file.stats.as_deref()?).ok()?;
+        statistics["numRecords"].as_u64()
+    };
+    let total: Option<u64> = files.iter().map(rows).sum();
+    total.ok_or_else(|| Error::internal("a file without a count of its rows"))
+}
+
+/// Rows in the columns of the table, in its order: a file of before a contract grew has fewer.
+///
+/// # Errors
+/// A fault of the hub, also where the rows have a column that the table does not, which must not be lost.
+pub(super) fn fit(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
+    if batch.schema().fields().iter().any(|field| schema.column_with_name(field.name()).is_none()) {
+        return Err(Error::internal("a file has a column that its table does not"));
+    }
+    let column = |name: &str, kind: &DataType| match batch.column_by_name(name) {
+        Some(column) if column.data_type() == kind => Ok(Arc::clone(column)),
+        Some(column) => cast(column, kind).map_err(Error::internal),
+        None => Ok(new_null_array(kind, batch.num_rows())),
+    };
+    let columns = schema.fields().iter().map(|field| column(field.name(), field.data_type()));
+    RecordBatch::try_new(Arc::clone(schema), columns.collect::<Result<_>>()?).map_err(Error::internal)
 }
 
 /// Writes rows in the order in which they will lie, as files that no version names yet.

@@ -14,9 +14,9 @@ use std::{
 };
 
 use arrow::{
-    array::{Array, ArrayRef, BooleanArray, Date32Array, RecordBatch, new_null_array},
-    compute::{cast, concat_batches, filter_record_batch},
-    datatypes::{DataType, SchemaRef},
+    array::{ArrayRef, BooleanArray, Date32Array, RecordBatch},
+    compute::{concat_batches, filter_record_batch},
+    datatypes::SchemaRef,
 };
 use chrono::{DateTime, TimeDelta, Utc};
 use deltalake_core::{
@@ -27,7 +27,11 @@ use deltalake_core::{
 use futures::TryStreamExt;
 use parquet::arrow::{ProjectionMask, arrow_reader::ParquetRecordBatchReaderBuilder};
 
-use super::{Change, Store, Table, Writer, io_error, table_schema, version_of};
+use super::{
+    Change, Store, Table, Writer,
+    files::{self, fit},
+    in_background, io_error, table_schema, version_of,
+};
 use crate::{
     dataset::{Dataset, DatasetName, FieldType, layout},
     error::{Error, Result},
@@ -305,7 +309,7 @@ impl Plan {
         });
         let paths: Vec<_> = chosen.iter().map(|file| folder.join(&*file.path())).collect();
         let (counted, field) = (paths.clone(), event_time.clone());
-        let days = in_the_background(move || {
+        let days = in_background(move || {
             counted.iter().map(|path| days_in(path, field.as_deref())).collect::<Result<Vec<_>>>()
         })
         .await?;
@@ -367,7 +371,7 @@ async fn rewrite(store: &Store, table: &Table, plan: &Plan, added: &mut Vec<Add>
         let met: Vec<_> = plan.files.iter().filter(|(_, reach)| reach.meets(*span)).map(|(path, _)| path).collect();
         for path in met {
             let (path, field, into, span) = (path.clone(), plan.event_time.clone(), Arc::clone(&schema), *span);
-            let read = in_the_background(move || read(&path, field.as_deref(), &into, span)).await?;
+            let read = in_background(move || read(&path, field.as_deref(), &into, span)).await?;
             rows += read.iter().map(RecordBatch::num_rows).sum::<usize>();
             bytes += read.iter().map(RecordBatch::get_array_memory_size).sum::<usize>();
             held.extend(read);
@@ -384,17 +388,10 @@ async fn rewrite(store: &Store, table: &Table, plan: &Plan, added: &mut Vec<Add>
         }
     }
     // INVARIANT: nothing is lost and nothing doubled, or nothing is committed.
-    let written: Option<usize> = added.iter().map(rows_of).sum();
-    if written != Some(plan.rows) {
+    if files::rows_in(added)? != plan.rows as u64 {
         return Err(Error::internal("putting files together gave other rows than were read"));
     }
     Ok(())
-}
-
-/// How many rows a new file has, as its own statistics say.
-fn rows_of(file: &Add) -> Option<usize> {
-    let stats: serde_json::Value = serde_json::from_str(file.stats.as_deref()?).ok()?;
-    usize::try_from(stats["numRecords"].as_u64()?).ok()
 }
 
 /// Deletes files that were written and never committed; what cannot be deleted now goes when it is a day old.
@@ -449,24 +446,6 @@ fn read(path: &Path, event_time: Option<&str>, schema: &SchemaRef, span: Span) -
         }
     }
     Ok(batches)
-}
-
-/// A batch in the columns of the table: what a file from an older contract lacks is NULL.
-fn fit(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
-    if batch.schema().fields().iter().any(|field| schema.column_with_name(field.name()).is_none()) {
-        return Err(Error::internal("a file has a column that its table does not"));
-    }
-    let column = |name: &str, kind: &DataType| match batch.column_by_name(name) {
-        Some(column) if column.data_type() == kind => Ok(Arc::clone(column)),
-        Some(column) => cast(column, kind).map_err(Error::internal),
-        None => Ok(new_null_array(kind, batch.num_rows())),
-    };
-    let columns = schema.fields().iter().map(|field| column(field.name(), field.data_type()));
-    RecordBatch::try_new(Arc::clone(schema), columns.collect::<Result<_>>()?).map_err(Error::internal)
-}
-
-async fn in_the_background<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(Error::internal)?
 }
 
 /// What the versions of a table name.
@@ -576,8 +555,8 @@ fn data_files(folder: &Path) -> io::Result<Vec<Entry>> {
 #[cfg(test)]
 mod tests {
     use arrow::{
-        array::{AsArray, Int64Array, StringArray, TimestampMicrosecondArray},
-        datatypes::{Field, Schema, TimeUnit},
+        array::{Array, AsArray, Int64Array, StringArray, TimestampMicrosecondArray},
+        datatypes::{DataType, Field, Schema, TimeUnit},
     };
     use parquet::arrow::ArrowWriter;
     use rand::{Rng, SeedableRng, rngs::StdRng};

@@ -18,7 +18,7 @@ use super::{
     epoch::{Counted, Publication, SUBJECTS},
     io_error,
     metadata::Metadata,
-    version_of,
+    rows_of, version_of,
 };
 use crate::{
     audit::Clock,
@@ -104,12 +104,6 @@ impl Publisher {
         out.copy_from_slice(&context.sign().as_ref()[..WIDTH]);
         out
     }
-}
-
-/// How many rows the files of a table have, by its log.
-fn rows_of(table: &DeltaTable) -> u64 {
-    let Ok(state) = table.snapshot() else { return 0 };
-    state.log_data().iter().filter_map(|file| file.num_records()).map(|rows| rows as u64).sum()
 }
 
 /// A table as row-level questions read it, and as protected statistics do.

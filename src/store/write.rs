@@ -37,10 +37,10 @@ use super::{
     durable::{self, flush_commit, flush_files},
     epoch::Counted,
     files::{self, Origin},
-    io_error, version_of, write_error,
+    io_error, rows_of, version_of, write_error,
 };
 use crate::{
-    dataset::{Dataset, DatasetName, DivisionRule, layout::WIDTH},
+    dataset::{Dataset, DatasetName, DivisionRule},
     error::{Error, Result},
     pseudonym::Pseudonymised,
 };
@@ -163,10 +163,7 @@ impl Staging {
     }
 
     /// The batch, once all its threads have ended.
-    pub fn finish<'a>(self, runs: impl IntoIterator<Item = Piece>) -> Staged
-    where
-        Self: 'a,
-    {
+    pub fn finish(self, runs: impl IntoIterator<Item = Piece>) -> Staged {
         let mut staged = Staged {
             files: Files::of(&self.folder),
             origin: self.origin,
@@ -297,8 +294,6 @@ impl Staged {
 
 /// What a commit changes for those who read protected statistics.
 pub enum Change {
-    /// Rows of so many subjects, as [`super::publication::Publisher::changed`] tells them.
-    Rows(Vec<[u8; WIDTH]>),
     /// Nothing: the same rows lie otherwise.
     None,
     /// Rows are gone that nobody may read again; published at once.
@@ -363,14 +358,8 @@ impl Writer<'_> {
     /// Finds out whether a batch is [large](Staged::is_large), which also one of few rows is whose days hold much of a
     /// large table: what is learned of them would take more memory than the batch is worth.
     pub fn look_at(&self, staged: &mut Staged) {
-        staged.scattered |= self.writing.copies.unknown(&staged.days) > SCATTERED && self.rows() > copies::REMEMBERED;
-    }
-
-    /// How many rows the table has.
-    fn rows(&self) -> usize {
-        let table = self.table.current();
-        let Ok(state) = table.snapshot() else { return 0 };
-        state.log_data().iter().filter_map(|file| file.num_records()).sum()
+        staged.scattered |= self.writing.copies.unknown(&staged.days) > SCATTERED
+            && rows_of(&self.table.current()) > copies::REMEMBERED as u64;
     }
 
     /// Leaves out rows that their source has sent before, and notes the rest as sent. A [large](Staged::is_large)
@@ -404,7 +393,7 @@ impl Writer<'_> {
             }
         }
         staged.count =
-            staged.rows.iter().map(|rows| rows.num_rows() as u64).sum::<u64>() + rows_in(&staged.files.adds)?;
+            staged.rows.iter().map(|rows| rows.num_rows() as u64).sum::<u64>() + files::rows_in(&staged.files.adds)?;
         staged.duplicates += before - staged.count;
         // What is empty is in no commit, and nothing of it was noted.
         if staged.count == 0 && std::mem::take(&mut staged.noted) {
@@ -523,14 +512,12 @@ impl Writer<'_> {
         operation: DeltaOperation,
         change: Change,
     ) -> Result<u64> {
-        let now = self.store.publisher.now();
         let table = self.append(actions, operation, &[]).await?;
         let version = version_of(&table);
         let is_erasure = matches!(change, Change::Erasure);
         let publication = {
             let mut versions = self.table.versions();
             match change {
-                Change::Rows(changed) => versions.committed(table, changed, now),
                 Change::None => versions.laid_otherwise(table),
                 Change::Erasure => versions.published_at_once(table),
             }
@@ -668,15 +655,6 @@ fn bytes_of(rows: &RecordBatch) -> usize {
     let of =
         |column: &ArrayRef| column.to_data().get_slice_memory_size().unwrap_or_else(|_| column.get_array_memory_size());
     rows.columns().iter().map(of).sum()
-}
-
-fn rows_in(adds: &[Add]) -> Result<u64> {
-    let rows = |add: &Add| -> Option<u64> {
-        let statistics: serde_json::Value = serde_json::from_str(add.stats.as_ref()?).ok()?;
-        statistics["numRecords"].as_u64()
-    };
-    let counts: Option<Vec<u64>> = adds.iter().map(rows).collect();
-    counts.map(|counts| counts.iter().sum()).ok_or_else(|| Error::internal("a file without a count of its rows"))
 }
 
 /// The rows of a file of a table, some at a time.

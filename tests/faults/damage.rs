@@ -9,8 +9,8 @@ use std::{
 use gridhub::error::Error;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
-use super::process::{copy, files_below};
-use crate::support::{CSV, Reply, TestHub, fixture};
+use super::process::copy;
+use crate::support::{CSV, Reply, TestHub, files_below, fixture};
 
 /// Questions to four tables: who asks, why, what, and of which table.
 const QUESTIONS: [(&str, &str, &str, &str); 4] = [

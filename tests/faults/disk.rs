@@ -18,9 +18,9 @@ use uuid::Uuid;
 
 use super::{
     kills::person,
-    process::{Ended, Heard, Process, assert_whole_log, copy, files_below, plain, send, serve, serving, text, token},
+    process::{Ended, Heard, Process, assert_whole_log, copy, plain, send, serve, serving, text, token},
 };
-use crate::support::{CSV, PARQUET, batch_of, fixture, repository};
+use crate::support::{CSV, PARQUET, batch_of, files_below, fixture, repository};
 
 const HEADER: &str = "visit_id,grid_code,household_id,id_no,name,phone,worker_id,visited_at,mode,temperature,symptoms,\
                       needs,remark";

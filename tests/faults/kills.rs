@@ -21,8 +21,8 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::process::{Heard, Process, assert_whole_log, command, files_below, gridhub, send, serve, text, token};
-use crate::support::{CSV, fixture};
+use super::process::{Heard, Process, assert_whole_log, command, gridhub, send, serve, text, token};
+use crate::support::{CSV, files_below, fixture};
 
 /// Tables are put in order right after each start, however few files they have, so that kills meet that too.
 const UPKEEP: [(&str, &str); 2] = [("GRIDHUB_UPKEEP_MINUTES", "1"), ("GRIDHUB_COMPACT_SMALL_FILES", "2")];

@@ -246,19 +246,3 @@ pub fn copy(from: &Path, into: &Path) {
         }
     }
 }
-
-/// The files below a folder.
-pub fn files_below(folder: &Path) -> Vec<std::path::PathBuf> {
-    let (mut files, mut open) = (Vec::new(), vec![folder.to_owned()]);
-    while let Some(folder) = open.pop() {
-        // What a running hub deletes meanwhile is not there.
-        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-            match entry.path() {
-                path if path.is_dir() => open.push(path),
-                path => files.push(path),
-            }
-        }
-    }
-    files.sort();
-    files
-}

@@ -18,7 +18,7 @@ use ring::signature::{ED25519, UnparsedPublicKey};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::support::{CSV, Reply, TestHub, fixture};
+use crate::support::{CSV, Reply, TestHub, files_below, fixture};
 
 /// Somebody with a row in every dataset about people but one.
 const PERSON: &str = "420191196807160139";
@@ -53,20 +53,13 @@ fn traces(hub: &TestHub, person: &str) -> Vec<String> {
     let hex: String = p0.iter().map(|byte| format!("{byte:02x}")).collect();
     let wide: Vec<u8> = person.encode_utf16().flat_map(u16::to_le_bytes).collect();
     let needles = [person.as_bytes(), &wide, hex.as_bytes(), &p0];
-    let (mut traces, mut open) = (Vec::new(), vec![hub.data()]);
-    while let Some(folder) = open.pop() {
-        for entry in std::fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                open.push(path);
-                continue;
-            }
-            let bytes = std::fs::read(&path).unwrap();
-            let plain = needles.iter().any(|needle| bytes.windows(needle.len()).any(|window| window == *needle));
-            let parquet = path.extension().is_some_and(|end| end == "parquet");
-            if plain || parquet && decoded(&path).contains(p0.as_slice()) {
-                traces.push(path.display().to_string());
-            }
+    let mut traces = Vec::new();
+    for path in files_below(&hub.data()) {
+        let bytes = std::fs::read(&path).unwrap();
+        let plain = needles.iter().any(|needle| bytes.windows(needle.len()).any(|window| window == *needle));
+        let parquet = path.extension().is_some_and(|end| end == "parquet");
+        if plain || parquet && decoded(&path).contains(p0.as_slice()) {
+            traces.push(path.display().to_string());
         }
     }
     traces
@@ -382,19 +375,11 @@ async fn no_plain_digest_of_a_file_is_kept() {
     let told = receipt["content_digest"].as_str().unwrap().trim_start_matches("sha-256=:").trim_end_matches(':');
     assert!(!told.is_empty());
     let hex: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-    let mut open = vec![hub.data()];
-    while let Some(folder) = open.pop() {
-        for entry in std::fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                open.push(path);
-                continue;
-            }
-            let bytes = std::fs::read(&path).unwrap();
-            for needle in [digest.as_ref(), told.as_bytes(), hex.as_bytes()] {
-                let there = bytes.windows(needle.len()).any(|window| window == needle);
-                assert!(!there, "{} holds the digest of a file", path.display());
-            }
+    for path in files_below(&hub.data()) {
+        let bytes = std::fs::read(&path).unwrap();
+        for needle in [digest.as_ref(), told.as_bytes(), hex.as_bytes()] {
+            let there = bytes.windows(needle.len()).any(|window| window == needle);
+            assert!(!there, "{} holds the digest of a file", path.display());
         }
     }
 }
