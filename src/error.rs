@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::dataset::receipt::Receipt;
 
@@ -75,6 +76,9 @@ pub enum Error {
     /// The deadline passed.
     #[error("the query took longer than {0} s; narrow it or aggregate")]
     Timeout(u64),
+    /// Whoever asked wants no answer any more.
+    #[error("the query was cancelled")]
+    Cancelled,
     /// Too many queries at once.
     #[error("the hub is busy; try again in a moment")]
     Busy,
@@ -152,7 +156,7 @@ pub enum Error {
 
 /// Why a gate said no, which rule, and the nearest query that would pass. Made from the query and the
 /// policy alone, never from data.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Refusal {
     /// The rule's name, stable over versions.
     pub rule: String,
@@ -212,6 +216,7 @@ impl Error {
             Self::TooLarge { .. } => "too-large",
             Self::TooManyCells(_) => "too-many-cells",
             Self::Timeout(_) => "timeout",
+            Self::Cancelled => "cancelled",
             Self::Busy => "busy",
             Self::LogUnavailable => "log-unavailable",
             Self::NotFound | Self::UnknownUpload => "not-found",

@@ -1,6 +1,12 @@
 //! Who is asking: an access token in, a [`Caller`] out, before anything else is looked at.
 //!
-//! A token is 256 random bits, shown once; only its SHA-256 is kept. So much entropy needs no slow hash.
+//! A token is 256 random bits, shown once; only its SHA-256 is kept, and what it takes to check
+//! a proof of it ([`scram`]). So much entropy needs no slow hash.
+
+pub mod scram;
+
+pub mod certificate;
+pub mod oidc;
 
 use std::sync::Arc;
 
@@ -18,6 +24,7 @@ use crate::{
     policy::{Caller, Policy},
     store::metadata::{Metadata, TokenRecord},
 };
+use scram::{Proof, ScramKeys};
 
 /// What every token begins with, so that scanners for leaked secrets find it.
 const PREFIX: &str = "ghub_";
@@ -27,8 +34,30 @@ const PREFIX: &str = "ghub_";
 pub struct Credential {
     /// Who.
     pub caller: Arc<Caller>,
-    /// The id of the token shown.
+    /// The id of what was shown: of an access token, or of a certificate or token of somebody else whom the hub trusts.
     pub token_id: String,
+    shown: Shown,
+}
+
+/// What was shown, as far as it takes to see whether it is still in force.
+#[derive(Debug, Clone, Copy)]
+enum Shown {
+    /// An access token of the hub's own, which may be revoked.
+    Token,
+    /// Something that ends by itself.
+    Until(DateTime<Utc>),
+}
+
+impl Credential {
+    /// A caller for whom somebody else whom the hub trusts has vouched until then.
+    pub(crate) fn vouched(caller: Arc<Caller>, id: String, until: DateTime<Utc>) -> Self {
+        Self { caller, token_id: id, shown: Shown::Until(until) }
+    }
+}
+
+/// Whether a secret reads like a signed token of somebody else: in three parts, which an access token has not.
+pub fn is_of_an_issuer(secret: &str) -> bool {
+    !secret.starts_with(PREFIX) && secret.split('.').count() == 3
 }
 
 /// Finds the caller behind a token.
@@ -38,9 +67,49 @@ pub struct Credential {
 /// that is no longer listed.
 pub fn authenticate(token: &str, metadata: &Metadata, policy: &Policy, now: DateTime<Utc>) -> Result<Credential> {
     let record = metadata.token_by_hash(&hash(token))?.ok_or(Error::Unauthenticated)?;
-    let in_force = record.revoked.is_none() && record.expires.is_none_or(|end| now < end);
-    let caller = policy.caller(&record.caller).filter(|_| in_force).ok_or(Error::Unauthenticated)?;
-    Ok(Credential { caller, token_id: record.id })
+    let caller = policy.caller(&record.caller).filter(|_| in_force(&record, now)).ok_or(Error::Unauthenticated)?;
+    Ok(Credential { caller, token_id: record.id, shown: Shown::Token })
+}
+
+/// The same credential, if it is still in force.
+///
+/// # Errors
+/// [`Error::Unauthenticated`].
+pub fn renew(credential: &Credential, metadata: &Metadata, now: DateTime<Utc>) -> Result<Credential> {
+    let holds = match credential.shown {
+        Shown::Token => metadata.token(&credential.token_id)?.is_some_and(|record| in_force(&record, now)),
+        Shown::Until(end) => now < end,
+    };
+    match holds {
+        true => Ok(credential.clone()),
+        false => Err(Error::Unauthenticated),
+    }
+}
+
+fn in_force(record: &TokenRecord, now: DateTime<Utc>) -> bool {
+    record.revoked.is_none() && record.expires.is_none_or(|end| now < end)
+}
+
+/// Finds the caller of that id by its proof to have one of its tokens, and what to answer it.
+///
+/// # Errors
+/// [`Error::Unauthenticated`], the same for a caller that is not listed and for a proof that fits none of its tokens in
+/// force.
+pub fn authenticate_by_proof(
+    caller: &str,
+    proof: &Proof,
+    metadata: &Metadata,
+    policy: &Policy,
+    now: DateTime<Utc>,
+) -> Result<(Credential, String)> {
+    let mut found = None;
+    // All of them are tried, so that it takes no longer when a later one fits.
+    for (token_id, keys) in metadata.scram_keys(caller, now)? {
+        found = ScramKeys::from_bytes(&keys).and_then(|keys| proof.fits(&keys)).map(|last| (token_id, last)).or(found);
+    }
+    let (token_id, last) = found.ok_or(Error::Unauthenticated)?;
+    let caller = policy.caller(caller).ok_or(Error::Unauthenticated)?;
+    Ok((Credential { caller, token_id, shown: Shown::Token }, last))
 }
 
 /// Makes a token for a caller and returns it; it is not kept.
@@ -64,7 +133,7 @@ pub fn create(
         revoked: None,
     };
     let event = Event::TokenCreate { token_id: record.id.clone(), caller: caller.to_owned(), expires: record.expires };
-    metadata.add_token(&record, &hash(&token), &event)?;
+    metadata.add_token(&record, &hash(&token), &ScramKeys::of(caller, &token).to_bytes(), &event)?;
     Ok((token, record))
 }
 
@@ -82,4 +151,25 @@ pub fn revoke(metadata: &Metadata, id: &str, now: DateTime<Utc>) -> Result<()> {
 
 fn hash(token: &str) -> Vec<u8> {
     digest(&SHA256, token.as_bytes()).as_ref().to_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_in_force_alone_can_be_proved() {
+        let folder = tempfile::tempdir().unwrap();
+        let metadata = Metadata::open(folder.path()).unwrap();
+        let now = DateTime::from_timestamp(1_800_000_000, 0).unwrap();
+        let hour = TimeDelta::hours(1);
+        let make = |caller: &str, made: DateTime<Utc>| create(&metadata, caller, Some(hour), made).unwrap();
+        let (token, kept) = make("a", now);
+        let (_, revoked) = make("a", now);
+        make("a", now - hour);
+        make("b", now);
+        revoke(&metadata, &revoked.id, now).unwrap();
+        let found = metadata.scram_keys("a", now).unwrap();
+        assert_eq!(found, [(kept.id, ScramKeys::of("a", &token).to_bytes())]);
+    }
 }

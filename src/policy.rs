@@ -44,6 +44,12 @@ pub struct Caller {
     pub territory: Option<String>,
     /// Why it may ask.
     pub purposes: Vec<String>,
+    /// Why it asks where it does not say so.
+    pub default_purpose: Option<String>,
+    /// Names of client certificates that are this caller's: `dns:NAME`, `uri:URI`, `email:ADDRESS` or `cn:NAME`.
+    pub certificates: Vec<String>,
+    /// Whom others know as this caller, as `ISSUER|SUBJECT` of their tokens.
+    pub identities: Vec<String>,
 }
 
 /// What a caller may get of a field.
@@ -224,7 +230,18 @@ impl Policy {
         self.cedar.callers.get(id).cloned()
     }
 
-    /// The purpose a caller asks for: the one it names, or its only one.
+    /// The caller to whom client certificates of that name belong, such as `dns:uploader.example`.
+    pub fn caller_by_certificate_name(&self, name: &str) -> Option<Arc<Caller>> {
+        self.cedar.callers.values().find(|caller| caller.certificates.iter().any(|known| known == name)).cloned()
+    }
+
+    /// The caller whom an issuer of tokens knows as that subject.
+    pub fn caller_by_identity(&self, issuer: &str, subject: &str) -> Option<Arc<Caller>> {
+        let known_as = |identity: &String| identity.split_once('|') == Some((issuer, subject));
+        self.cedar.callers.values().find(|caller| caller.identities.iter().any(known_as)).cloned()
+    }
+
+    /// The purpose a caller asks for: the one it names, its only one, or the one it asks for where it does not say so.
     ///
     /// # Errors
     /// [`Error::PurposeRequired`] or [`Error::PurposeNotAllowed`].
@@ -235,7 +252,9 @@ impl Policy {
                 Err(Error::PurposeNotAllowed { purpose: named.chars().take(64).collect(), allowed: has.to_vec() })
             }
             (None, [only]) => Ok(only.clone()),
-            (None, several) => Err(Error::PurposeRequired { allowed: several.to_vec() }),
+            (None, several) => {
+                caller.default_purpose.clone().ok_or_else(|| Error::PurposeRequired { allowed: several.to_vec() })
+            }
         }
     }
 

@@ -363,6 +363,9 @@ mod tests {
             roles: vec!["uploader".into()],
             territory: None,
             purposes: Vec::new(),
+            default_purpose: None,
+            certificates: Vec::new(),
+            identities: Vec::new(),
         }
     }
 

@@ -41,6 +41,8 @@ pub fn status(error: &Error) -> StatusCode {
         | Error::ResourceLimit(_) => StatusCode::UNPROCESSABLE_ENTITY,
         Error::Busy | Error::LogUnavailable => StatusCode::SERVICE_UNAVAILABLE,
         Error::Timeout(_) => StatusCode::GATEWAY_TIMEOUT,
+        // The number is of no standard; servers write it down for clients that went away.
+        Error::Cancelled => StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST),
         Error::Setup { .. } | Error::Unreachable(_) | Error::Remote(_) | Error::Internal(_) => {
             StatusCode::INTERNAL_SERVER_ERROR
         }
@@ -93,9 +95,17 @@ impl IntoResponse for Error {
         if matches!(self, Self::Unauthenticated) {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"gridhub\""));
         }
-        if matches!(self, Self::Busy | Self::Locked) {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        let seconds = match self {
+            Self::Busy | Self::Locked | Self::RateLimited(_) => Some("1"),
+            // Somebody has to see to it first.
+            Self::LogUnavailable => Some("30"),
+            _ => None,
+        };
+        if let Some(seconds) = seconds {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static(seconds));
         }
+        // For those who tell of the request: its slug, and which one it was.
+        response.extensions_mut().insert(self);
         response
     }
 }

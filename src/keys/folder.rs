@@ -353,8 +353,11 @@ fn read_any(file: &Path) -> Result<Zeroizing<Vec<u8>>> {
     fs::read(file).map(Zeroizing::new).map_err(|e| unreadable(file, &e))
 }
 
-/// A file that nobody else may read.
-fn read(file: &Path) -> Result<Zeroizing<Vec<u8>>> {
+/// A file that nobody else may read, whole.
+///
+/// # Errors
+/// [`Error::Setup`] where others may, or it cannot be read.
+pub(crate) fn read(file: &Path) -> Result<Zeroizing<Vec<u8>>> {
     let mode = fs::metadata(file).map_err(|e| unreadable(file, &e))?.mode();
     if mode & 0o077 != 0 {
         let why = format!("can be read by others (mode {:o}); run chmod 600 on it", mode & 0o777);

@@ -447,6 +447,7 @@ fn read_entities(
         let caller = read_caller(entity, &entities).map_err(fault)?;
         callers.insert(caller.id.clone(), Arc::new(caller));
     }
+    only_one_each(callers.values().map(Arc::as_ref)).map_err(fault)?;
     Ok((entities, callers))
 }
 
@@ -468,16 +469,17 @@ fn read_caller(entity: &Entity, entities: &Entities) -> Result<Caller, String> {
     if !is_sql_name(&agency) {
         return Err(format!("Agency::\"{agency}\" must be lower-case letters, digits and `_`"));
     }
-    let purposes = match entity.attr("purposes") {
+    let texts = |name: &str| match entity.attr(name) {
         Some(Ok(EvalResult::Set(set))) => set
             .iter()
-            .filter_map(|purpose| match purpose {
-                EvalResult::String(purpose) => Some(purpose.clone()),
+            .filter_map(|text| match text {
+                EvalResult::String(text) => Some(text.clone()),
                 _ => None,
             })
             .collect::<BTreeSet<_>>(),
         _ => BTreeSet::new(),
     };
+    let purposes = texts("purposes");
     if purposes.is_empty() {
         return Err(format!("Caller::\"{id}\" has no purpose and could never ask"));
     }
@@ -485,7 +487,61 @@ fn read_caller(entity: &Entity, entities: &Entities) -> Result<Caller, String> {
         Some(Ok(EvalResult::EntityUid(division))) => Some(division.id().unescaped().to_owned()),
         _ => None,
     };
-    Ok(Caller { id, agency, roles, territory, purposes: purposes.into_iter().collect() })
+    let default_purpose = match entity.attr("default_purpose") {
+        Some(Ok(EvalResult::String(purpose))) if purposes.contains(&purpose) => Some(purpose),
+        Some(Ok(EvalResult::String(purpose))) => {
+            return Err(format!("Caller::\"{id}\" asks for `{purpose}` by default, which is none of its purposes"));
+        }
+        _ => None,
+    };
+    let (certificates, identities) = (texts("certificates"), texts("identities"));
+    if let Some(name) = certificates.iter().find(|name| !is_certificate_name(name)) {
+        return Err(format!(
+            "Caller::\"{id}\" has the certificate `{name}`; write `dns:NAME` (in small letters of ASCII), `uri:URI`, \
+             `email:ADDRESS` or `cn:NAME`"
+        ));
+    }
+    if let Some(identity) = identities.iter().find(|identity| !is_identity(identity)) {
+        return Err(format!("Caller::\"{id}\" has the identity `{identity}`; write `ISSUER|SUBJECT`"));
+    }
+    Ok(Caller {
+        id,
+        agency,
+        roles,
+        territory,
+        purposes: purposes.into_iter().collect(),
+        default_purpose,
+        certificates: certificates.into_iter().collect(),
+        identities: identities.into_iter().collect(),
+    })
+}
+
+fn is_certificate_name(name: &str) -> bool {
+    match name.split_once(':') {
+        // As certificates are read: another form of the same name would never be met.
+        Some(("dns", host)) => {
+            !host.is_empty() && host.is_ascii() && !host.bytes().any(|byte| byte.is_ascii_uppercase())
+        }
+        Some(("uri" | "email" | "cn", name)) => !name.is_empty(),
+        _ => false,
+    }
+}
+
+fn is_identity(identity: &str) -> bool {
+    identity.split_once('|').is_some_and(|(issuer, subject)| !issuer.is_empty() && !subject.is_empty())
+}
+
+/// Refuses a certificate or an identity that two callers claim: nobody could say who is asking.
+fn only_one_each<'a>(callers: impl Iterator<Item = &'a Caller>) -> Result<(), String> {
+    let mut owners: BTreeMap<&str, &str> = BTreeMap::new();
+    for caller in callers {
+        for name in caller.certificates.iter().chain(&caller.identities) {
+            if let Some(other) = owners.insert(name, &caller.id) {
+                return Err(format!("`{name}` is both Caller::\"{other}\" and Caller::\"{}\"", caller.id));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Every division named anywhere in the entities.

@@ -30,6 +30,7 @@ const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS tokens (
         id TEXT PRIMARY KEY, caller TEXT NOT NULL, hash BLOB NOT NULL UNIQUE, created INTEGER NOT NULL,
         expires INTEGER, revoked INTEGER) STRICT;
+    CREATE TABLE IF NOT EXISTS scram (token_id TEXT PRIMARY KEY, keys BLOB NOT NULL) STRICT;
     CREATE TABLE IF NOT EXISTS batches (
         sequence INTEGER PRIMARY KEY AUTOINCREMENT, agency TEXT NOT NULL, dataset TEXT NOT NULL,
         batch_id TEXT NOT NULL, digest BLOB NOT NULL, caller TEXT NOT NULL, done INTEGER NOT NULL,
@@ -184,11 +185,12 @@ impl Metadata {
         Ok(())
     }
 
-    /// Stores a new token together with the event that records it.
+    /// Stores a new token with its hash and what it takes to check a proof of it, together with the event that records
+    /// it.
     ///
     /// # Errors
     /// A fault of the database.
-    pub fn add_token(&self, token: &TokenRecord, hash: &[u8], event: &Event) -> Result<()> {
+    pub fn add_token(&self, token: &TokenRecord, hash: &[u8], scram: &[u8], event: &Event) -> Result<()> {
         let mut connection = self.connection();
         let change = connection.transaction().map_err(fault)?;
         change
@@ -197,6 +199,7 @@ impl Metadata {
                 params![token.id, token.caller, hash, token.created.timestamp(), token.expires.map(|t| t.timestamp())],
             )
             .map_err(fault)?;
+        change.execute("INSERT INTO scram VALUES (?1, ?2)", params![token.id, scram]).map_err(fault)?;
         queue(&change, event)?;
         change.commit().map_err(fault)
     }
@@ -226,6 +229,30 @@ impl Metadata {
     pub fn token_by_hash(&self, hash: &[u8]) -> Result<Option<TokenRecord>> {
         let sql = "SELECT id, caller, created, expires, revoked FROM tokens WHERE hash = ?1";
         self.reading().query_row(sql, [hash], read_token).optional().map_err(fault)
+    }
+
+    /// The token of that id, in force or not.
+    ///
+    /// # Errors
+    /// A fault of the database.
+    pub fn token(&self, id: &str) -> Result<Option<TokenRecord>> {
+        let sql = "SELECT id, caller, created, expires, revoked FROM tokens WHERE id = ?1";
+        self.reading().query_row(sql, [id], read_token).optional().map_err(fault)
+    }
+
+    /// Ids of a caller's tokens in force, each with what it takes to check a proof of it. Tokens made before there
+    /// were proofs are not among them.
+    ///
+    /// # Errors
+    /// A fault of the database.
+    pub fn scram_keys(&self, caller: &str, now: DateTime<Utc>) -> Result<Vec<(String, Vec<u8>)>> {
+        let connection = self.reading();
+        let sql = "SELECT token_id, keys FROM scram JOIN tokens ON id = token_id
+                   WHERE caller = ?1 AND revoked IS NULL AND (expires IS NULL OR expires > ?2)";
+        let mut statement = connection.prepare(sql).map_err(fault)?;
+        let found = statement.query_map(params![caller, now.timestamp()], |row| Ok((row.get(0)?, row.get(1)?)));
+        let keys = found.map_err(fault)?.collect::<Result<_, _>>();
+        keys.map_err(fault)
     }
 
     /// All tokens, oldest first.
