@@ -42,6 +42,7 @@ use arrow::{
 };
 use datafusion::{execution::SessionState, logical_expr::LogicalPlan};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::{
     dataset::{Dataset, DatasetName, layout::type_word},
@@ -147,7 +148,7 @@ impl Guarded {
 }
 
 /// A column of an answer and what its values are.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ColumnExposure {
     /// Its name.
     pub name: String,
@@ -165,7 +166,7 @@ pub struct ColumnExposure {
 }
 
 /// What the noise on a released number is like.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Noise {
     /// What the number is: `count` of people, `rows`, `sum`, `mean`, `share`, `spread`, `quantile`, `values`, or `computed` of such.
     pub of: String,
@@ -175,7 +176,7 @@ pub struct Noise {
 }
 
 /// What was done to an answer before it was let out.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Protection {
     /// `exact` or `protected`.
     pub mode: String,

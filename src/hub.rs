@@ -3,6 +3,8 @@
 
 mod erasure;
 mod intake;
+mod proof;
+pub mod throttle;
 mod upkeep;
 
 use std::{
@@ -16,15 +18,21 @@ use std::{
     },
 };
 
+use arrow::datatypes::{DataType, Schema, SchemaRef};
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use chrono::{DateTime, Utc};
 use datafusion::common::ScalarValue;
-use ring::hmac;
+use ring::{
+    digest::{SHA256, digest},
+    hmac,
+};
+use rustls::pki_types::CertificateDer;
 use serde::Serialize;
 use tokio::{
     sync::Mutex,
     time::{Instant, sleep_until},
 };
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 pub use erasure::{Certificate, Erasure, RawIdentifier};
@@ -43,11 +51,11 @@ use crate::{
     },
     disclose::{self, ColumnExposure, Gate, Protection, Reads, Released, Wishes, padding},
     error::{Error, Refusal, Result},
-    identity::{self, Credential},
+    identity::{self, Credential, certificate, oidc::Issuers},
     keys::{Keys, sealed},
-    policy::{Exposure, Policy, PushGrant, Rows, View},
+    policy::{DatasetView, Exposure, Policy, PushGrant, Rows, View},
     pseudonym::Pseudonyms,
-    query::{self, Engine, defences::Defences},
+    query::{self, Bounds, Engine, Found, Outline, defences::Defences},
     release::{ledger::Ledger, noise::NoiseKey},
     spool::{Body, Spool},
     store::{
@@ -56,6 +64,7 @@ use crate::{
     validate::{self, Format},
 };
 use intake::{Batch, Intake};
+use throttle::{Throttle, Turn};
 
 /// How long the opaque name of a snapshot stays the same, in seconds. A name that changed with every
 /// commit would tell of commits the caller cannot see.
@@ -82,6 +91,10 @@ pub struct Opening {
     pub spool_memory: usize,
     /// Rows of an upload that wait in memory, for each thread that works on it, before they become a file.
     pub longest_run: usize,
+    /// What one caller may ask.
+    pub throttle: throttle::Limits,
+    /// Who else may say who is asking.
+    pub issuers: Issuers,
     /// When and how tables are kept up.
     pub upkeep: Upkeep,
     /// Where the time comes from.
@@ -102,6 +115,8 @@ impl Opening {
             upload_limits: validate::Limits::default(),
             spool_memory: 256 << 10,
             longest_run: RUN,
+            throttle: throttle::Limits::default(),
+            issuers: Issuers::none(),
             upkeep: Upkeep::default(),
             clock: Arc::new(Utc::now),
             defences: Defences::default(),
@@ -124,6 +139,8 @@ pub struct Hub {
     clock: Clock,
     upload_limits: validate::Limits,
     longest_run: usize,
+    throttle: Throttle,
+    issuers: Issuers,
     upkeep: Upkeep,
     /// Held while tables are kept up.
     upkeeping: Mutex<()>,
@@ -175,8 +192,42 @@ pub struct Question {
     pub params: Vec<ScalarValue>,
     /// How a protected answer is wished for.
     pub wishes: Wishes,
-    /// The door: `http`, `cli`, ….
+    /// The door: `http`, `postgres`, `flight`, ….
     pub channel: &'static str,
+    /// When it ends at the latest.
+    pub bounds: Bounds,
+}
+
+impl Question {
+    /// A statement without parameters or wishes, for the caller's own purpose.
+    pub fn new(sql: impl Into<String>, channel: &'static str) -> Self {
+        let (sql, wishes) = (sql.into(), Wishes::default());
+        Self { sql, purpose: None, params: Vec::new(), wishes, channel, bounds: Bounds::default() }
+    }
+}
+
+/// What the answer to a statement would look like.
+#[derive(Debug, Clone)]
+pub struct Described {
+    /// The types of `$1`, `$2`, …; text where the statement does not tell.
+    pub parameters: Vec<DataType>,
+    /// The columns, as an answer has them.
+    pub schema: SchemaRef,
+    /// What would reach each of them; empty where that depends on the parameters' values.
+    pub columns: Vec<ColumnExposure>,
+}
+
+/// A dataset as a table with typed columns, as one caller sees it.
+#[derive(Debug, Clone)]
+pub struct Shape {
+    /// The agency, which is the table's schema.
+    pub agency: String,
+    /// The table's name.
+    pub table: String,
+    /// Its columns; each carries its exposure as metadata `gridhub.exposure`.
+    pub schema: SchemaRef,
+    /// What it is for.
+    pub description: String,
 }
 
 /// An answer with everything its reader may know about it.
@@ -195,13 +246,14 @@ pub struct Answered {
 }
 
 /// What a query would be, without asking it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Explained {
     /// `answered` or `refused`.
     pub verdict: &'static str,
     /// The columns it would have.
     pub columns: Vec<ColumnExposure>,
     /// The fields it would read, with their exposure.
+    #[schema(value_type = BTreeMap<String, String>)]
     pub reads: Reads,
     /// How it would be protected.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -216,7 +268,7 @@ pub struct Explained {
 }
 
 /// A dataset as the catalogue shows it to one caller.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Listed {
     /// Its name.
     pub name: String,
@@ -231,7 +283,7 @@ pub struct Listed {
 }
 
 /// A field as the catalogue shows it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct ListedField {
     /// Its name.
     pub name: String,
@@ -259,6 +311,8 @@ impl Hub {
             upload_limits,
             spool_memory,
             longest_run,
+            throttle,
+            issuers,
             upkeep,
             clock,
             defences,
@@ -328,6 +382,8 @@ impl Hub {
             clock,
             upload_limits,
             longest_run,
+            throttle: Throttle::new(throttle),
+            issuers,
             upkeep,
             upkeeping: Mutex::default(),
             queue: Mutex::default(),
@@ -390,6 +446,7 @@ impl Hub {
     /// # Errors
     /// Why not, in words that say nothing of what the caller may not see. Refusals are recorded too.
     pub async fn query(&self, credential: &Credential, question: Question) -> Result<Answered> {
+        let turn = self.throttle.turn(&credential.caller.id, &question.bounds).await?;
         let came_in = Instant::now();
         // Known once the gate has looked at the plan, also of a question that fails afterwards.
         let protected = Arc::new(AtomicBool::new(false));
@@ -399,7 +456,7 @@ impl Hub {
             let view = self.policy.view(&credential.caller, &purpose)?;
             let (engine, tables, gate) = (Arc::clone(&self.engine), begun.tables.clone(), self.gate());
             let found = Arc::clone(&protected);
-            let answering = async move {
+            let answering = Box::pin(async move {
                 let planned = engine.plan(&view, &tables, &question.sql, &question.params).await?;
                 let guarded = disclose::guard(planned, &gate, question.wishes)?;
                 found.store(guarded.is_protected(), Ordering::Release);
@@ -408,8 +465,8 @@ impl Hub {
                 }
                 let answer = engine.run(guarded).await?;
                 disclose::release(answer)
-            };
-            self.engine.work(answering).await
+            });
+            self.work(&turn, &question.bounds, answering).await
         }
         .await;
         let outcome = outcome.map_err(|error| self.unless_overtaken(error, &begun.tables));
@@ -434,18 +491,19 @@ impl Hub {
     /// # Errors
     /// As [`Hub::query`], except that a refusal is part of the answer.
     pub async fn explain(&self, credential: &Credential, question: Question) -> Result<Explained> {
+        let turn = self.throttle.turn(&credential.caller.id, &question.bounds).await?;
         let begun = self.begin_question(credential, &question, "explain").await?;
         let outcome = async {
             let purpose = self.policy.purpose(&credential.caller, question.purpose.as_deref())?;
             let view = self.policy.view(&credential.caller, &purpose)?;
             let (engine, tables, gate) = (Arc::clone(&self.engine), begun.tables.clone(), self.gate());
-            let looking = async move {
+            let looking = Box::pin(async move {
                 let planned = engine.plan(&view, &tables, &question.sql, &question.params).await?;
                 let guarded = disclose::guard(planned, &gate, question.wishes)?;
                 let (_, reads) = engine.prepare(&guarded)?;
                 Ok((guarded.columns().to_vec(), guarded.protection(), reads))
-            };
-            self.engine.work(looking).await
+            });
+            self.work(&turn, &question.bounds, looking).await
         }
         .await;
         let nothing_read = outcome.as_ref().map(|_| ()).map_err(Error::clone);
@@ -472,6 +530,89 @@ impl Hub {
             }),
             Err(error) => Err(error),
         }
+    }
+
+    /// Says what the answer to a statement would look like: the types of its parameters and columns. Of the question's
+    /// parameters only the types count, where they have one. Recorded where it is refused or fails, since it then tells
+    /// more than the catalogue does.
+    ///
+    /// # Errors
+    /// As [`Hub::query`], for what shows without values and rows.
+    pub async fn describe(&self, credential: &Credential, question: &Question) -> Result<Described> {
+        let turn = self.throttle.turn(&credential.caller.id, &question.bounds).await?;
+        let tables = self.store.snapshot();
+        let outcome = self.outline(&turn, credential, question).await;
+        let outcome = outcome.map_err(|error| self.unless_overtaken(error, &tables));
+        if let Err(error) = &outcome {
+            let begun = self.begin_question(credential, question, "describe").await?;
+            self.end_explanation(&begun, Err(error.clone())).await?;
+        }
+        outcome
+    }
+
+    async fn outline(&self, turn: &Turn, credential: &Credential, question: &Question) -> Result<Described> {
+        let view = self.view(credential, question.purpose.as_deref())?;
+        let (engine, tables, gate) = (Arc::clone(&self.engine), self.store.snapshot(), self.gate());
+        let (sql, named, wishes) = (question.sql.clone(), question.params.clone(), question.wishes);
+        let looking = Box::pin(async move {
+            let (parameters, planned) = engine.plan_without_values(&view, &tables, &sql, &named).await?;
+            let plain = engine.columns(&planned);
+            match disclose::guard(planned, &gate, wishes) {
+                Ok(guarded) => {
+                    let schema = engine.columns_of_answer(&guarded)?;
+                    Ok(Described { parameters, schema, columns: guarded.columns().to_vec() })
+                }
+                // What NULL is refused for may pass with a value; whoever asks will see.
+                Err(Error::Refused(_)) if !parameters.is_empty() => {
+                    Ok(Described { parameters, schema: plain?, columns: Vec::new() })
+                }
+                Err(error) => Err(error),
+            }
+        });
+        self.work(turn, &question.bounds, looking).await
+    }
+
+    /// Work of the engine for one caller, whose turn it keeps until it has really ended: what was told to stop may
+    /// take a while to do so, and would meanwhile take the others' places.
+    /// Futures that plan and run are large: callers hand them over boxed, or every layer above would be as large.
+    async fn work<T: Send + 'static>(
+        &self,
+        turn: &Turn,
+        bounds: &Bounds,
+        work: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<T> {
+        let turn = turn.clone();
+        let held = async move {
+            let _turn = turn;
+            work.await
+        };
+        self.engine.work(bounds, held).await
+    }
+
+    /// Answers a statement about the catalogue alone, as database clients ask many: from the names and types that the
+    /// caller sees, without a row of any dataset. Not recorded, as [`Hub::catalogue`] is not.
+    ///
+    /// # Errors
+    /// What is wrong with the statement.
+    pub async fn look_up(&self, credential: &Credential, question: Question) -> Result<Found> {
+        let turn = self.throttle.turn(&credential.caller.id, &question.bounds).await?;
+        let view = self.view(credential, question.purpose.as_deref())?;
+        let engine = Arc::clone(&self.engine);
+        let looking = Box::pin(async move { engine.look_up(&view, &question.sql, &question.params).await });
+        self.work(&turn, &question.bounds, looking).await
+    }
+
+    /// What [`Hub::look_up`] would find, without looking.
+    ///
+    /// # Errors
+    /// What is wrong with the statement.
+    pub async fn describe_look_up(&self, credential: &Credential, question: &Question) -> Result<Described> {
+        let turn = self.throttle.turn(&credential.caller.id, &question.bounds).await?;
+        let view = self.view(credential, question.purpose.as_deref())?;
+        let (engine, sql) = (Arc::clone(&self.engine), question.sql.clone());
+        let looking = Box::pin(async move { engine.describe_look_up(&view, &sql).await });
+        let Outline { parameters, schema } = self.work(&turn, &question.bounds, looking).await?;
+        Ok(Described { parameters, schema, columns: Vec::new() })
     }
 
     /// A fault of the hub, or that the versions a question was reading are gone meanwhile: an erasure takes them away
@@ -503,14 +644,59 @@ impl Hub {
         Ok(())
     }
 
-    /// Finds the caller behind a token.
+    /// Finds the caller behind an access token, or behind a token of an issuer whom the hub trusts.
     ///
     /// # Errors
     /// [`Error::Unauthenticated`], and [`Error::LogUnavailable`] where the token's making could not be
     /// recorded.
-    pub async fn authenticate(&self, token: &str) -> Result<Credential> {
+    pub async fn authenticate(&self, secret: &str) -> Result<Credential> {
+        if identity::is_of_an_issuer(secret) {
+            let verified = self.issuers.verify(secret, (self.clock)()).await?;
+            let caller = self.policy.caller_by_identity(&verified.issuer, &verified.subject);
+            let caller = caller.ok_or(Error::Unauthenticated)?;
+            return Ok(Credential::vouched(caller, verified.id, verified.expires));
+        }
         self.log_what_waits().await?;
-        identity::authenticate(token, &self.metadata, &self.policy, (self.clock)())
+        identity::authenticate(secret, &self.metadata, &self.policy, (self.clock)())
+    }
+
+    /// Finds the caller behind the certificate of a client, whose chain the door has checked.
+    ///
+    /// # Errors
+    /// [`Error::Unauthenticated`] where its names are no caller's or of several, or where it does not hold now.
+    pub fn authenticate_by_certificate(&self, certificate: &CertificateDer<'_>) -> Result<Credential> {
+        let (begin, end) = certificate::validity(certificate)?;
+        if !(begin..end).contains(&(self.clock)()) {
+            return Err(Error::Unauthenticated);
+        }
+        let names = certificate::names(certificate)?;
+        let mut callers = names.iter().filter_map(|name| self.policy.caller_by_certificate_name(name));
+        let caller = callers.next().ok_or(Error::Unauthenticated)?;
+        if callers.any(|other| other.id != caller.id) {
+            return Err(Error::Unauthenticated);
+        }
+        let id = format!("certificate:{}", certificate::fingerprint(certificate));
+        Ok(Credential::vouched(caller, id, end))
+    }
+
+    /// Finds the caller behind a secret, who must be the one it says it is.
+    ///
+    /// # Errors
+    /// As [`Hub::authenticate`], the same for somebody else's secret.
+    pub async fn authenticate_as(&self, caller: &str, secret: &str) -> Result<Credential> {
+        let credential = self.authenticate(secret).await?;
+        match credential.caller.id == caller {
+            true => Ok(credential),
+            false => Err(Error::Unauthenticated),
+        }
+    }
+
+    /// The same credential, if it is still in force: asked before each statement of a long connection.
+    ///
+    /// # Errors
+    /// [`Error::Unauthenticated`] once it is revoked or has expired.
+    pub fn renew(&self, credential: &Credential) -> Result<Credential> {
+        identity::renew(credential, &self.metadata, (self.clock)())
     }
 
     /// The catalogue as a caller sees it.
@@ -518,9 +704,44 @@ impl Hub {
     /// # Errors
     /// The purpose errors.
     pub fn catalogue(&self, credential: &Credential, purpose: Option<&str>) -> Result<Vec<Listed>> {
+        Ok(listed(&*self.view(credential, purpose)?))
+    }
+
+    /// A name for what the catalogue shows a caller, which changes when that does.
+    ///
+    /// # Errors
+    /// The purpose errors.
+    pub fn catalogue_version(&self, credential: &Credential, purpose: Option<&str>) -> Result<String> {
+        let text = serde_json::to_vec(&self.catalogue(credential, purpose)?).map_err(Error::internal)?;
+        Ok(hex(&digest(&SHA256, &text).as_ref()[..16]))
+    }
+
+    /// The catalogue as tables with typed columns.
+    ///
+    /// # Errors
+    /// The purpose errors.
+    pub fn shapes(&self, credential: &Credential, purpose: Option<&str>) -> Result<Vec<Shape>> {
+        let view = self.view(credential, purpose)?;
+        let shape = |seen: &DatasetView| Shape {
+            agency: seen.dataset.name.agency.clone(),
+            table: seen.dataset.name.table.clone(),
+            schema: Arc::new(Schema::new(query::shown_fields(seen))),
+            description: seen.dataset.purpose.clone(),
+        };
+        Ok(view.datasets().map(shape).collect())
+    }
+
+    /// The purpose that a caller asks for, where it names this one or none.
+    ///
+    /// # Errors
+    /// The purpose errors.
+    pub fn purpose(&self, credential: &Credential, purpose: Option<&str>) -> Result<String> {
+        self.policy.purpose(&credential.caller, purpose)
+    }
+
+    fn view(&self, credential: &Credential, purpose: Option<&str>) -> Result<Arc<View>> {
         let purpose = self.policy.purpose(&credential.caller, purpose)?;
-        let view = self.policy.view(&credential.caller, &purpose)?;
-        Ok(listed(&view))
+        self.policy.view(&credential.caller, &purpose)
     }
 
     /// The receipt of a batch, for the agency that pushed it.

@@ -2,11 +2,14 @@
 //! it computes it seals in an [`Answer`], which only `disclose` can open.
 
 pub mod barrier;
+pub mod catalog;
 pub mod defences;
 mod division;
 mod exact;
 pub mod functions;
 mod growth;
+mod newest;
+mod once;
 mod order;
 mod ordered;
 mod plan_errors;
@@ -19,25 +22,37 @@ mod table;
 mod total;
 mod transform;
 
+pub use catalog::is_look_up;
 pub use released::ReleasedNode;
-pub use table::{FOREIGN, GovernedTable, SUBJECT, Subjects};
+pub use table::{FOREIGN, GovernedTable, SUBJECT, Subjects, shown_fields};
 pub(crate) use total::cast_is_total;
 
-use std::{collections::BTreeMap, fmt, num::NonZeroUsize, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    fmt,
+    num::NonZeroUsize,
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
 use arrow::{
     array::{AsArray, RecordBatch, StringArray},
-    datatypes::{DataType, Field, Int64Type, Schema, SchemaRef},
+    datatypes::{DataType, Field, FieldRef, Int64Type, Schema, SchemaRef},
 };
 use async_trait::async_trait;
 use datafusion::{
     catalog::{CatalogProvider, CatalogProviderList, SchemaProvider, TableProvider},
-    common::{Column, DataFusionError, ScalarValue, tree_node::TreeNodeRecursion},
+    common::{
+        Column, DataFusionError, ScalarValue,
+        tree_node::{TreeNode, TreeNodeRecursion},
+    },
     config::Dialect,
     datasource::provider_as_source,
     execution::{
         SessionState, SessionStateBuilder, SessionStateDefaults,
-        memory_pool::{FairSpillPool, TrackConsumersPool},
+        disk_manager::{DiskManagerBuilder, DiskManagerMode},
+        memory_pool::{FairSpillPool, GreedyMemoryPool, TrackConsumersPool},
         runtime_env::{RuntimeEnv, RuntimeEnvBuilder},
     },
     functions_aggregate::expr_fn::count_distinct,
@@ -46,7 +61,12 @@ use datafusion::{
     prelude::SessionConfig,
 };
 use futures::StreamExt;
-use tokio::{runtime::Runtime, sync::Semaphore};
+use tokio::{
+    runtime::Runtime,
+    sync::Semaphore,
+    time::{Instant, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     audit::Clock,
@@ -93,6 +113,33 @@ impl Default for Limits {
     }
 }
 
+/// When a query ends at the latest, besides the hub's own deadline.
+#[derive(Debug, Clone, Default)]
+pub struct Bounds {
+    /// Time it may take; the hub's own deadline holds all the same.
+    pub deadline: Option<Duration>,
+    /// Pulled when nobody wants the answer any more.
+    pub stop: CancellationToken,
+}
+
+/// What an answer would look like.
+#[derive(Debug, Clone)]
+pub struct Outline {
+    /// The types of `$1`, `$2`, …; text where the statement does not tell.
+    pub parameters: Vec<DataType>,
+    /// The columns.
+    pub schema: SchemaRef,
+}
+
+/// What the catalogue says.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// The columns.
+    pub schema: SchemaRef,
+    /// The rows.
+    pub batches: Vec<RecordBatch>,
+}
+
 /// The engine all queries share.
 pub struct Engine {
     runtime: Arc<RuntimeEnv>,
@@ -113,6 +160,9 @@ impl Drop for Engine {
         }
     }
 }
+
+/// How long a query waits for others before the hub counts as busy.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Stack of a worker: planning recurses a few kilobytes for every operator of a statement.
 const STACK: usize = 64 << 20;
@@ -143,6 +193,20 @@ pub fn runtime(spill: &Path, limits: &Limits) -> Result<Arc<RuntimeEnv>> {
         .map_err(|e| Error::setup(spill, None, format!("cannot use the spill folder: {e}")))
 }
 
+/// Memory of a statement about the catalogue, in bytes.
+const SMALL: usize = 256 << 20;
+
+/// The same for a statement about the catalogue, which is small and is not recorded: little memory of its own, so that
+/// it takes none from the questions, and no disk.
+fn small_share(runtime: &RuntimeEnv) -> Arc<RuntimeEnv> {
+    let no_disk = DiskManagerBuilder::default().with_mode(DiskManagerMode::Disabled).build();
+    Arc::new(RuntimeEnv {
+        memory_pool: Arc::new(GreedyMemoryPool::new(SMALL)),
+        disk_manager: no_disk.map_or_else(|_| Arc::clone(&runtime.disk_manager), Arc::new),
+        ..runtime.clone()
+    })
+}
+
 impl Engine {
     /// An engine on that runtime.
     ///
@@ -167,29 +231,41 @@ impl Engine {
         Ok(Self { runtime, pseudonyms, limits, clock, defences, running, workers: Some(workers) })
     }
 
-    /// Does a piece of work on the engine's threads, when there is room, within the deadline. A panic of
-    /// the engine is a fault of the hub and no more.
+    /// Does a piece of work on the engine's threads, when there is room, within the deadline, waiting included. A
+    /// panic of the engine is a fault of the hub and no more. Work that is told to stop goes on, in its place, to where
+    /// it next gives way: planning does so at its end.
     ///
     /// # Errors
     /// Those of the work, [`Error::Busy`] and [`Error::Timeout`].
-    pub async fn work<T: Send + 'static>(&self, work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
-        let slot = tokio::time::timeout(Duration::from_secs(10), Arc::clone(&self.running).acquire_owned())
-            .await
-            .map_err(|_| Error::Busy)?
-            .map_err(Error::internal)?;
+    pub async fn work<T: Send + 'static>(
+        &self,
+        bounds: &Bounds,
+        work: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<T> {
+        let deadline = bounds.deadline.unwrap_or(self.limits.deadline).min(self.limits.deadline);
+        let end = Instant::now() + deadline;
+        let (patience, over) = match deadline < PATIENCE {
+            true => (deadline, Error::Timeout(deadline.as_secs())),
+            false => (PATIENCE, Error::Busy),
+        };
+        let slot = tokio::select! {
+            slot = tokio::time::timeout(patience, Arc::clone(&self.running).acquire_owned()) => slot,
+            () = bounds.stop.cancelled() => return Err(Error::Cancelled),
+        };
+        let slot = slot.map_err(|_| over)?.map_err(Error::internal)?;
         let workers = self.workers.as_ref().ok_or_else(|| Error::internal("the engine has stopped"))?;
         let running = workers.spawn(async move {
             let _slot = slot;
             work.await
         });
         let stop = running.abort_handle();
-        match tokio::time::timeout(self.limits.deadline, running).await {
-            Ok(done) => done.map_err(|_| Error::internal("the engine panicked"))?,
-            Err(_) => {
-                stop.abort();
-                Err(Error::Timeout(self.limits.deadline.as_secs()))
-            }
-        }
+        let ended = tokio::select! {
+            ended = running => return ended.map_err(|_| Error::internal("the engine panicked"))?,
+            () = sleep_until(end) => Error::Timeout(deadline.as_secs()),
+            () = bounds.stop.cancelled() => Error::Cancelled,
+        };
+        stop.abort();
+        Err(ended)
     }
 
     /// The length of the longest statement that is planned, in bytes.
@@ -209,6 +285,30 @@ impl Engine {
         sql: &str,
         params: &[ScalarValue],
     ) -> Result<Planned> {
+        self.bind(self.read(view, snapshot, sql).await?, params)
+    }
+
+    /// The types of a statement's parameters, and the statement with NULL in place of each. Those of `named` that have
+    /// a type are of that type, whatever the statement says.
+    ///
+    /// # Errors
+    /// As [`Engine::plan`].
+    pub async fn plan_without_values(
+        &self,
+        view: &Arc<View>,
+        snapshot: &Snapshot,
+        sql: &str,
+        named: &[ScalarValue],
+    ) -> Result<(Vec<DataType>, Planned)> {
+        let read = self.read(view, snapshot, sql).await?;
+        let parameters = parameters(&read.plan, named)?;
+        let nulls = parameters.iter().map(ScalarValue::try_from).collect::<Result<Vec<_>, _>>();
+        let planned = self.bind(read, &nulls.map_err(Error::internal)?)?;
+        Ok((parameters, planned))
+    }
+
+    /// Reads a statement and binds it to the tables of the view; its parameters stay open.
+    async fn read(&self, view: &Arc<View>, snapshot: &Snapshot, sql: &str) -> Result<Planned> {
         if sql.len() > self.limits.sql_bytes {
             return Err(Error::TooLarge {
                 what: "the statement",
@@ -223,13 +323,36 @@ impl Engine {
             statement::only_a_query(&statement)?;
         }
         let plan = state.statement_to_plan(statement).await.map_err(|e| plan_errors::planning(&e))?;
-        let plan = plan.with_param_values(params.to_vec()).map_err(|e| plan_errors::planning(&e))?;
+        Ok(Planned { state, plan, explain, functions: self.functions() })
+    }
+
+    fn bind(&self, read: Planned, params: &[ScalarValue]) -> Result<Planned> {
+        let plan = read.plan.with_param_values(params.to_vec()).map_err(|e| plan_errors::planning(&e))?;
         if plan.schema().fields().is_empty() {
             return Err(Error::SqlSyntax("the statement selects no columns; name some, or count(*)".into()));
         }
         growth::check(&plan)?;
         let plan = transform::local_midnights(plan).map_err(|e| plan_errors::planning(&e))?;
-        Ok(Planned { state, plan, explain, functions: self.functions() })
+        Ok(Planned { plan, ..read })
+    }
+
+    /// The columns of a plan as the gate has not seen it: their types are those of the answer, if there is one.
+    ///
+    /// # Errors
+    /// As [`Engine::plan`].
+    pub fn columns(&self, planned: &Planned) -> Result<SchemaRef> {
+        Ok(columns_of(&self.optimized(&planned.state, planned.plan.clone())?))
+    }
+
+    /// The columns of the answer to a guarded plan.
+    ///
+    /// # Errors
+    /// As [`Engine::run`], for what shows without data.
+    pub fn columns_of_answer(&self, guarded: &Guarded) -> Result<SchemaRef> {
+        match guarded.asked() {
+            Some(asked) => Ok(explanation(asked)?.0),
+            None => Ok(columns_of(&self.prepare(guarded)?.0)),
+        }
     }
 
     /// Runs a guarded plan to its end, within the limits, and seals what came out.
@@ -376,6 +499,59 @@ impl Engine {
         Ok(state)
     }
 }
+
+fn columns_of(plan: &LogicalPlan) -> SchemaRef {
+    let fields: Vec<FieldRef> = plan.schema().fields().iter().cloned().collect();
+    Arc::new(Schema::new(fields))
+}
+
+/// The types of `$1`, `$2`, … in a plan, where they are not named already.
+fn parameters(plan: &LogicalPlan, named: &[ScalarValue]) -> Result<Vec<DataType>> {
+    let mut found = BTreeMap::new();
+    let mut counts = HashSet::new();
+    let mut casts = HashMap::new();
+    let looked = plan.apply_with_subqueries(|node| {
+        node.apply_expressions(|expr| {
+            expr.apply(|part| {
+                if let Expr::Cast(cast) = part
+                    && let Expr::Placeholder(placeholder) = &*cast.expr
+                {
+                    casts.insert(placeholder.id.clone(), cast.field.data_type().clone());
+                }
+                Ok(TreeNodeRecursion::Continue)
+            })
+        })?;
+        if let LogicalPlan::Limit(limit) = node {
+            for number in [&limit.skip, &limit.fetch].into_iter().flatten() {
+                number.apply(|part| {
+                    if let Expr::Placeholder(placeholder) = part {
+                        counts.insert(placeholder.id.clone());
+                    }
+                    Ok(TreeNodeRecursion::Continue)
+                })?;
+            }
+        }
+        Ok(TreeNodeRecursion::Continue)
+    });
+    looked.map_err(Error::internal)?;
+    for (name, kind) in plan.get_parameter_types().map_err(|e| plan_errors::planning(&e))? {
+        // The engine does not say of what type a number of rows is.
+        let kind = kind.or_else(|| counts.contains(&name).then_some(DataType::Int64));
+        // `$1::date` says it too, as in Postgres.
+        let kind = kind.or_else(|| casts.get(&name).cloned());
+        let number = name.strip_prefix('$').and_then(|number| number.parse::<usize>().ok());
+        let Some(number) = number.filter(|number| (1..=PARAMETERS).contains(number)) else {
+            return Err(Error::SqlSyntax(format!("write parameters as $1, $2, … up to ${PARAMETERS}")));
+        };
+        let named = named.get(number - 1).map(ScalarValue::data_type).filter(|kind| *kind != DataType::Null);
+        found.insert(number, named.or(kind).unwrap_or(DataType::Utf8));
+    }
+    let most = found.keys().next_back().copied().unwrap_or(0);
+    Ok((1..=most).map(|number| found.get(&number).cloned().unwrap_or(DataType::Utf8)).collect())
+}
+
+/// Most parameters of a statement.
+const PARAMETERS: usize = 1_000;
 
 /// The lines of a plan as its caller wrote it, over its own view: no file, no statistic, no policy.
 fn explanation(plan: &LogicalPlan) -> Result<(SchemaRef, RecordBatch)> {

@@ -23,6 +23,7 @@ use arrow::{
 };
 use ring::hmac;
 
+pub use file::plain_rows;
 pub use format::Format;
 pub use limits::Limits;
 

@@ -182,7 +182,8 @@ impl Log {
             state.offsets.iter().skip(from).take(count).copied().collect()
         };
         let mut entries = Vec::with_capacity(offsets.len());
-        for (index, offset) in (from..).zip(offsets) {
+        // In this order, or a `from` at the end of all numbers would be counted on from.
+        for (offset, index) in offsets.into_iter().zip(from..) {
             let mut length = [0; 2];
             self.shared.file.read_exact_at(&mut length, offset).map_err(Error::internal)?;
             let mut bytes = vec![0; usize::from(u16::from_be_bytes(length))];

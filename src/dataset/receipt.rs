@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// What became of an upload. Holds row numbers and reasons, and no value of any row.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Receipt {
     /// The id the sender chose.
     pub batch_id: String,
@@ -39,8 +40,9 @@ pub struct Receipt {
 }
 
 /// Whether all, some or none of the rows were taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = ReceiptStatus)]
 pub enum Status {
     /// No row was rejected.
     Accepted,
@@ -62,7 +64,7 @@ impl Status {
 }
 
 /// One rejected row.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct RejectedRow {
     /// Its number in the file, from 0.
     pub row: u64,

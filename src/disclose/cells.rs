@@ -15,6 +15,7 @@ use arrow::{
 use datafusion::common::{DFSchema, DFSchemaRef, ScalarValue};
 use ring::digest::{Context, SHA256};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::{
     CELLS, Gate, extras,
@@ -35,7 +36,7 @@ use crate::{
 };
 
 /// What becomes of cells that are too small to be shown.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Small {
     /// They are absent, as cells of nobody are.

@@ -12,6 +12,7 @@ use datafusion::{
 };
 use ring::digest::{Context, SHA256};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::{
     Gate, Wishes,
@@ -40,7 +41,7 @@ pub struct Protected {
 }
 
 /// A sealed field, and by what it reaches a column.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 pub struct Reached {
     /// `agency.table.field`, or `agency.table.*` for rows that may only be counted.
     pub field: String,

@@ -194,7 +194,7 @@ mod tests {
         policy::Policy,
         pseudonym::Pseudonyms,
         query::{
-            self, Engine,
+            self, Bounds, Engine,
             defences::{Defence, Defences},
         },
         store::{Snapshot, Store, metadata::Metadata, publication::Publisher},
@@ -242,7 +242,7 @@ mod tests {
                 };
                 engine.prepare(&guarded).map(drop)
             };
-            self.engine.work(preparing).await
+            self.engine.work(&Bounds::default(), preparing).await
         }
     }
 

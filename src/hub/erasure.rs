@@ -15,6 +15,7 @@ use chrono::{DateTime, Utc};
 use ring::digest::{self, SHA256, digest};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use utoipa::ToSchema;
 use uuid::Uuid;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
@@ -53,7 +54,7 @@ const KINDS: [IdentifierKind; 4] =
     [IdentifierKind::CnResidentId, IdentifierKind::CnMobile, IdentifierKind::Uscc, IdentifierKind::Opaque];
 
 /// An identifier as somebody typed it. Has no printed form, and is wiped on drop.
-#[derive(Deserialize, Zeroize, ZeroizeOnDrop)]
+#[derive(Deserialize, Zeroize, ZeroizeOnDrop, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RawIdentifier {
     /// `cn_resident_id`, `cn_mobile`, `uscc`, or `opaque:` and the linkage domain.
@@ -78,7 +79,7 @@ pub struct Erasure {
 }
 
 /// The hub's signed word on what was erased. Names nobody.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Certificate {
     /// The erasure's id.
     pub id: String,

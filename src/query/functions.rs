@@ -353,10 +353,12 @@ pub fn check_arguments(name: &str, arguments: &[Expr]) -> Result<()> {
             ))
         }
         // It stands between any two values, outside the engine's memory limit.
-        ("string_agg", [_, delimiter, ..]) if text(delimiter).is_none_or(|text| text.len() > DELIMITER) => {
+        ("string_agg" | "array_to_string", [_, delimiter, ..])
+            if text(delimiter).is_none_or(|text| text.len() > DELIMITER) =>
+        {
             Err(Error::refused(
                 "function-not-listed",
-                format!("string_agg with a delimiter that is no literal of at most {DELIMITER} bytes"),
+                format!("{name} with a delimiter that is no literal of at most {DELIMITER} bytes"),
                 "use a short delimiter",
             ))
         }

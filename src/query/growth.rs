@@ -15,6 +15,9 @@ use crate::error::{Error, Result};
 /// Most parts a text may be put together from.
 const PARTS: u64 = 1_000;
 
+/// Bytes of a literal that count for one part.
+const PART: usize = 128;
+
 /// Refuses plans whose texts grow beyond bounds.
 ///
 /// # Errors
@@ -103,12 +106,22 @@ fn of(
     working: &mut HashMap<String, Vec<u64>>,
 ) -> Result<u64> {
     let count = match expr {
+        // Two literals of any length may be put together; they are in memory for each of thousands of rows.
+        Expr::Literal(value, _) => {
+            let length = value.try_as_str().flatten().map_or(0, str::len);
+            u64::try_from(length / PART).unwrap_or(u64::MAX).saturating_add(1).min(PARTS / 2)
+        }
         Expr::Column(found) | Expr::OuterReferenceColumn(_, found) => column(found),
         Expr::Alias(Alias { expr, .. }) => of(expr, column, working)?,
         Expr::BinaryExpr(BinaryExpr { left, op: Operator::StringConcat, right }) => {
             of(left, column, working)?.saturating_add(of(right, column, working)?)
         }
-        Expr::ScalarFunction(ScalarFunction { func, args }) if matches!(func.name(), "concat" | "concat_ws") => {
+        Expr::ScalarFunction(ScalarFunction { func, args })
+            if matches!(
+                func.name(),
+                "concat" | "concat_ws" | "make_array" | "array_append" | "array_concat" | "array_prepend"
+            ) =>
+        {
             let mut sum = 0_u64;
             for part in args {
                 sum = sum.saturating_add(of(part, column, working)?);
@@ -121,10 +134,11 @@ fn of(
             sum
         }
         // All texts of a group in one: to put a few of these together is to double a table.
-        Expr::AggregateFunction(call) if call.func.name() == "string_agg" => PARTS / 2,
-        // Some letters become three in another case, and translate makes each of these one again.
+        Expr::AggregateFunction(call) if matches!(call.func.name(), "string_agg" | "array_agg") => PARTS / 2,
+        // Some letters become three in another case, and translate makes each of these one again. A quote becomes two,
+        // between two more.
         Expr::ScalarFunction(ScalarFunction { func, args })
-            if matches!(func.name(), "upper" | "lower" | "initcap") && args.len() == 1 =>
+            if matches!(func.name(), "upper" | "lower" | "initcap" | "quote_ident") && args.len() == 1 =>
         {
             of(&args[0], column, working)?.saturating_mul(3)
         }
@@ -153,4 +167,33 @@ fn too_long() -> Error {
         format!("a text would be put together from more than {PARTS} parts, or grow with every step of a recursion"),
         "put together fewer texts, and none from itself",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::{
+        logical_expr::{LogicalPlanBuilder, binary_expr},
+        prelude::lit,
+    };
+
+    use super::*;
+
+    #[test]
+    fn long_literals_count_for_more() {
+        // Plans are walked by recursion; workers of the engine have as much room.
+        let counting = std::thread::Builder::new().stack_size(64 << 20).spawn(count_long_literals).unwrap();
+        counting.join().unwrap();
+    }
+
+    fn count_long_literals() {
+        let allowed = |count: usize, length: usize| {
+            let text = || lit("x".repeat(length));
+            let all = (1..count).fold(text(), |all, _| binary_expr(all, Operator::StringConcat, text()));
+            check(&LogicalPlanBuilder::empty(true).project(vec![all]).unwrap().build().unwrap()).is_ok()
+        };
+        assert!(allowed(300, 100));
+        assert!(allowed(2, 1 << 20));
+        assert!(!allowed(3, 1 << 20));
+        assert!(!allowed(300, 10 * PART));
+    }
 }

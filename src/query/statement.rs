@@ -11,7 +11,7 @@ use datafusion::{
     sql::{
         parser::Statement,
         sqlparser::{
-            ast::{self, Query, TableFactor, Visit, Visitor},
+            ast::{self, Query, Select, TableFactor, Visit, Visitor},
             dialect::PostgreSqlDialect,
             keywords::Keyword,
             tokenizer::{Token, Tokenizer},
@@ -58,6 +58,9 @@ const NESTING: [Keyword; 20] = [
     Keyword::XOR,
 ];
 
+/// Most columns of a SELECT, as in PostgreSQL: planning compares each with each.
+const COLUMNS: usize = 1_664;
+
 /// Most tables a statement may come to once its common tables are written out.
 const TABLES: usize = 200;
 
@@ -66,6 +69,14 @@ const TABLES: usize = 200;
 /// # Errors
 /// [`Error::SqlSyntax`].
 pub fn check_size(sql: &str) -> Result<()> {
+    check_size_within(sql, OPERATORS, CALLS)
+}
+
+/// The same, with other numbers of operators and of calls inside each other.
+///
+/// # Errors
+/// [`Error::SqlSyntax`].
+pub fn check_size_within(sql: &str, most_operators: usize, most_calls: usize) -> Result<()> {
     // What cannot be cut into tokens is the parser's to complain about.
     let Ok(tokens) = Tokenizer::new(&PostgreSqlDialect {}, sql).tokenize() else { return Ok(()) };
     let (mut operators, mut sets, mut windows) = (0, 0, 0);
@@ -97,15 +108,16 @@ pub fn check_size(sql: &str) -> Result<()> {
             _ => operators += 1,
         }
     }
-    if deepest > CALLS {
+    if deepest > most_calls {
         return Err(Error::SqlSyntax(format!(
-            "the statement has calls or subqueries inside each other more than {CALLS} deep; ask in steps, or with WITH"
+            "the statement has calls or subqueries inside each other more than {most_calls} deep; ask in steps, or \
+             with WITH"
         )));
     }
-    match operators > OPERATORS || sets > SET_OPERATIONS || windows > WINDOWS {
+    match operators > most_operators || sets > SET_OPERATIONS || windows > WINDOWS {
         true => Err(Error::SqlSyntax(format!(
-            "the statement has more than {OPERATORS} operators, {SET_OPERATIONS} set operations or {WINDOWS} windows; \
-             use IN, or ask in steps"
+            "the statement has more than {most_operators} operators, {SET_OPERATIONS} set operations or {WINDOWS} \
+             windows; use IN, or ask in steps"
         ))),
         false => Ok(()),
     }
@@ -157,7 +169,7 @@ fn too_many_tables() -> Error {
     )
 }
 
-/// Looks at every query and table of a statement.
+/// Looks at every query, SELECT and table of a statement.
 struct Walk {
     /// How many tables each common table comes to.
     weights: HashMap<String, usize>,
@@ -192,6 +204,13 @@ impl Visitor for Walk {
         ControlFlow::Continue(())
     }
 
+    fn pre_visit_select(&mut self, select: &Select) -> ControlFlow<()> {
+        match select.projection.len() > COLUMNS {
+            true => self.refuse(Error::SqlSyntax(format!("a SELECT has more than {COLUMNS} columns; select fewer"))),
+            false => ControlFlow::Continue(()),
+        }
+    }
+
     fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<()> {
         // The engine leaves these out without a word, and the answer would be another one.
         if let TableFactor::Table { with_hints, version, with_ordinality, partitions, sample, index_hints, .. } = factor
@@ -221,4 +240,22 @@ fn weight(query: &Query, weights: &HashMap<String, usize>) -> usize {
         ControlFlow::<()>::Continue(())
     });
     total
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::sql::sqlparser::parser::Parser;
+
+    use super::*;
+
+    #[test]
+    fn a_select_has_as_many_columns_as_in_postgresql() {
+        let with = |columns: usize| {
+            let sql = format!("SELECT * FROM (SELECT {}) t", vec!["1"; columns].join(", "));
+            let statement = Parser::parse_sql(&PostgreSqlDialect {}, &sql).unwrap().remove(0);
+            only_a_query(&Statement::Statement(Box::new(statement)))
+        };
+        assert!(with(COLUMNS).is_ok());
+        assert!(matches!(with(COLUMNS + 1), Err(Error::SqlSyntax(_))));
+    }
 }

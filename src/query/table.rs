@@ -1,7 +1,7 @@
 //! A dataset as one caller sees it, as a table of the engine: row scope and masks below a barrier.
 
 use std::{
-    collections::{BTreeSet, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     fmt,
     hash::{Hash, Hasher},
     sync::{Arc, Mutex, PoisonError},
@@ -25,8 +25,9 @@ use datafusion::{
     datasource::{TableType, provider_as_source},
     functions_window::expr_fn::row_number,
     logical_expr::{
-        Between, BinaryExpr, Case, ColumnarValue, Expr, ExprFunctionExt, LogicalPlanBuilder, Operator,
-        ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, TableProviderFilterPushDown, TableSource, Volatility,
+        Between, BinaryExpr, Case, ColumnarValue, Expr, ExprFunctionExt, Extension, LogicalPlan, LogicalPlanBuilder,
+        Operator, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, TableProviderFilterPushDown, TableSource,
+        Volatility,
         expr::{InList, Sort as SortExpr},
     },
     physical_plan::{ExecutionPlan, filter::FilterExec, projection::ProjectionExec},
@@ -36,6 +37,7 @@ use datafusion::{
 use super::{
     barrier::{BarrierExec, WholeExec},
     defences::{Defence, Defences},
+    newest::{MOST_ROWS, NewestNode, Ranking},
     prune, scope, total,
 };
 use crate::{
@@ -475,16 +477,26 @@ impl TableProvider for GovernedTable {
         for condition in conditions {
             plan = plan.filter(condition)?;
         }
-        plan = current_state(plan, self.dataset())?;
+        let how = self.firsts();
+        plan = current_state(plan, self.dataset(), how)?;
         if let Some(scope) = self.scope() {
             plan = plan.filter(scope)?;
         }
-        let plan = over_sources(plan, self.dataset())?.project(columns)?.build()?;
+        let plan = over_sources(plan, self.dataset(), how)?.project(columns)?.build()?;
         Ok(self.behind_barrier(session.create_physical_plan(&plan).await?))
     }
 }
 
 impl GovernedTable {
+    /// Whether the table is small enough to be in memory at once.
+    fn firsts(&self) -> Firsts {
+        let stored = self.raw.statistics().and_then(|known| known.num_rows.get_value().copied());
+        match stored {
+            Some(rows) if rows > MOST_ROWS => Firsts::ByWindow,
+            _ => Firsts::ByHash,
+        }
+    }
+
     fn behind_barrier(&self, rows: Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
         match self.defences.stand(Defence::Barrier) {
             true => Arc::new(BarrierExec::telling(rows, !self.defences.stand(Defence::Statistics))),
@@ -493,7 +505,7 @@ impl GovernedTable {
     }
 }
 
-fn visible_fields(view: &DatasetView) -> Vec<ArrowField> {
+pub(super) fn visible_fields(view: &DatasetView) -> Vec<ArrowField> {
     let of = |name: &String, exposure: Exposure| {
         let field = view.dataset.field(name)?;
         let kind = match (exposure, arrow_type(field.kind)) {
@@ -505,6 +517,19 @@ fn visible_fields(view: &DatasetView) -> Vec<ArrowField> {
         Some(ArrowField::new(name, kind, true))
     };
     view.fields.iter().filter_map(|(name, exposure)| of(name, *exposure)).collect()
+}
+
+/// The columns of a dataset as an answer would have them, where they are asked for by themselves. Each carries its
+/// exposure as metadata `gridhub.exposure`; sealed ones are there to be counted.
+pub fn shown_fields(view: &DatasetView) -> Vec<ArrowField> {
+    let written = |field: ArrowField| match field.data_type() {
+        // Sealed identifiers are told apart by their pseudonym, which no answer holds.
+        DataType::Binary => field.with_data_type(DataType::Utf8),
+        _ => field,
+    };
+    let exposures = view.fields.iter().map(|(_, exposure)| exposure.word().to_owned());
+    let fields = visible_fields(view).into_iter().map(written).zip(exposures);
+    fields.map(|(field, word)| field.with_metadata(HashMap::from([("gridhub.exposure".to_owned(), word)]))).collect()
 }
 
 fn stored(name: &str) -> Expr {
@@ -526,7 +551,7 @@ fn unqualified(filter: Expr) -> Result<Expr> {
 /// Where rows have operations and a territory, a deletion speaks of its own territory: the newest row that is none
 /// is current unless a later one deletes it there. So the office that a household left does not take it away from
 /// the one where it arrived, whichever of the two speaks last.
-fn current_state(plan: LogicalPlanBuilder, dataset: &Dataset) -> Result<LogicalPlanBuilder> {
+fn current_state(plan: LogicalPlanBuilder, dataset: &Dataset, how: Firsts) -> Result<LogicalPlanBuilder> {
     const NEWEST: &str = "__newest";
     const NEWEST_THERE: &str = "__newest_there";
     let (order_by, operation) = match &dataset.change {
@@ -539,17 +564,22 @@ fn current_state(plan: LogicalPlanBuilder, dataset: &Dataset) -> Result<LogicalP
     let mut order: Vec<_> = order_by.iter().map(|field| stored(field).sort(false, false)).collect();
     order.push(stored(ARRIVAL).sort(false, false));
     order.push(stored(DIGEST).sort(false, false));
-    let Some(operation) = operation else { return first_of(plan, NEWEST, partition, order) };
+    let Some(operation) = operation else { return first_of(plan, NEWEST, partition, order, how) };
     // A missing operation is no deletion, which `<>` would make of it.
     let kept = BinaryExpr::new(Box::new(stored(operation)), Operator::IsDistinctFrom, Box::new(lit("D")));
     let kept = Expr::BinaryExpr(kept);
     // A key that names its territory says itself where its rows are.
     let Some(territory) = dataset.territory.as_ref().filter(|field| !dataset.key.contains(field)) else {
-        return first_of(plan, NEWEST, partition, order)?.filter(kept);
+        return first_of(plan, NEWEST, partition, order, how)?.filter(kept);
     };
     let there = partition.iter().cloned().chain([stored(territory)]).collect::<Vec<_>>();
     let mut kept_first = vec![kept.clone().sort(false, false)];
     kept_first.extend(order.iter().cloned());
+    if how == Firsts::ByHash {
+        let there = Ranking { within: there, order };
+        let newest = Ranking { within: partition, order: kept_first };
+        return extended(plan, vec![there, newest])?.filter(kept);
+    }
     let there = row_number().partition_by(there).order_by(order).build()?.alias(NEWEST_THERE);
     let newest = row_number().partition_by(partition).order_by(kept_first).build()?.alias(NEWEST);
     let first = |name: &str| stored(name).eq(lit(1_u64));
@@ -561,7 +591,7 @@ fn current_state(plan: LogicalPlanBuilder, dataset: &Dataset) -> Result<LogicalP
 /// when, then by the name of the source. Elsewhere keys are a source's own, as two pharmacies may both have a sale 1.
 // INVARIANT: it looks only at rows within the caller's scope, or a source could ask through its own rows whether
 // others have one of somebody. For the same reason it knows no order of arrival.
-fn over_sources(plan: LogicalPlanBuilder, dataset: &Dataset) -> Result<LogicalPlanBuilder> {
+fn over_sources(plan: LogicalPlanBuilder, dataset: &Dataset, how: Firsts) -> Result<LogicalPlanBuilder> {
     const NEWEST_OF_ALL: &str = "__newest_of_all";
     let order_by = match &dataset.change {
         ChangeMode::Append => return Ok(plan),
@@ -574,7 +604,7 @@ fn over_sources(plan: LogicalPlanBuilder, dataset: &Dataset) -> Result<LogicalPl
     let mut order: Vec<_> = when.into_iter().map(|field| stored(field).sort(false, false)).collect();
     order.push(stored(SOURCE).sort(true, false));
     order.push(stored(DIGEST).sort(false, false));
-    first_of(plan, NEWEST_OF_ALL, key_parts(dataset), order)
+    first_of(plan, NEWEST_OF_ALL, key_parts(dataset), order, how)
 }
 
 /// The fields of a key, and beside each of them what keeps rows without it apart.
@@ -588,13 +618,31 @@ fn key_parts(dataset: &Dataset) -> Vec<Expr> {
     parts
 }
 
+/// How the first row of each part is found: the rows are the same.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Firsts {
+    /// In memory, in one pass.
+    ByHash,
+    /// By the engine's windows, which sort and may spill to disk.
+    ByWindow,
+}
+
+fn extended(plan: LogicalPlanBuilder, rankings: Vec<Ranking>) -> Result<LogicalPlanBuilder> {
+    let node = NewestNode { input: plan.build()?, rankings };
+    Ok(LogicalPlanBuilder::from(LogicalPlan::Extension(Extension { node: Arc::new(node) })))
+}
+
 /// Of each part, the row that comes first; `name` is of a column that nothing else has.
 fn first_of(
     plan: LogicalPlanBuilder,
     name: &str,
     partition: Vec<Expr>,
     order: Vec<SortExpr>,
+    how: Firsts,
 ) -> Result<LogicalPlanBuilder> {
+    if how == Firsts::ByHash {
+        return extended(plan, vec![Ranking { within: partition, order }]);
+    }
     let place = row_number().partition_by(partition).order_by(order).build()?.alias(name);
     plan.window(vec![place])?.filter(stored(name).eq(lit(1_u64)))
 }
