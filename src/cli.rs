@@ -15,10 +15,17 @@ pub mod words;
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{
+    EnvFilter, Layer,
+    filter::{FilterExt, LevelFilter, Targets},
+    fmt,
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
+};
 
 use crate::{
-    client::Client,
+    client::{Client, Trust},
+    config::LogFormat,
     demo,
     error::{Error, Result},
 };
@@ -64,6 +71,15 @@ enum Command {
     Erase(erase::Erase),
 }
 
+impl Command {
+    fn log_format(&self) -> LogFormat {
+        match self {
+            Self::Serve(serve) => serve.log_format(),
+            _ => LogFormat::Text,
+        }
+    }
+}
+
 /// Which hub to talk to, and as whom.
 #[derive(Args, Clone)]
 struct Hub {
@@ -73,14 +89,35 @@ struct Hub {
     /// The access token.
     #[arg(long, env = "GRIDHUB_TOKEN", hide_env_values = true, default_value = "")]
     token: String,
+    /// Roots to trust besides the system's, as PEM, where the hub's certificate is signed by one of the city's own.
+    #[arg(long, env = "GRIDHUB_CA", value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// The certificate to show, as PEM, where the hub takes those; then no token is needed.
+    #[arg(long, env = "GRIDHUB_CERTIFICATE", value_name = "FILE", requires = "certificate_key")]
+    certificate: Option<PathBuf>,
+    /// The certificate's key, as PEM.
+    #[arg(long, env = "GRIDHUB_CERTIFICATE_KEY", value_name = "FILE", requires = "certificate")]
+    certificate_key: Option<PathBuf>,
 }
 
 impl Hub {
     fn client(&self) -> Result<Client> {
-        if self.token.is_empty() {
-            return Err(Error::Usage("name an access token with --token or GRIDHUB_TOKEN".into()));
+        let shown = self.certificate.as_deref().zip(self.certificate_key.as_deref());
+        if self.token.is_empty() && shown.is_none() {
+            return Err(Error::Usage(
+                "name an access token with --token or GRIDHUB_TOKEN, or a certificate with --certificate and \
+                 --certificate-key"
+                    .into(),
+            ));
         }
-        Client::new(&self.url, &self.token)
+        let mut trust = Trust::default();
+        if let Some(roots) = &self.ca {
+            trust = trust.in_roots(roots)?;
+        }
+        if let Some((certificate, key)) = shown {
+            trust = trust.showing(certificate, key)?;
+        }
+        Client::over(&self.url, &self.token, trust)
     }
 }
 
@@ -98,9 +135,13 @@ struct Folders {
 /// Runs the command line of this process.
 pub fn run() -> ExitCode {
     let arguments = Arguments::parse();
-    let filter = EnvFilter::try_from_env("GRIDHUB_LOG")
-        .unwrap_or_else(|_| EnvFilter::new("warn,deltalake_core=error,buoyant_kernel=off"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let filter = EnvFilter::try_from_env("GRIDHUB_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
+    let told = filter.and(told_at_most());
+    let log = fmt::layer().with_writer(std::io::stderr);
+    match arguments.command.log_format() {
+        LogFormat::Text => tracing_subscriber::registry().with(log.with_filter(told)).init(),
+        LogFormat::Json => tracing_subscriber::registry().with(log.json().with_filter(told)).init(),
+    }
     // Two providers are linked; without a choice the first TLS connection would panic.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
@@ -111,6 +152,16 @@ pub fn run() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => tell(&error),
     }
+}
+
+/// What the log has at most, however much `GRIDHUB_LOG` asks for. Libraries tell of statements, plans, predicates and
+/// paths while they work on them, with every literal; only the hub itself knows what may be told.
+fn told_at_most() -> Targets {
+    Targets::new()
+        .with_default(LevelFilter::WARN)
+        .with_target("gridhub", LevelFilter::TRACE)
+        .with_target("deltalake_core", LevelFilter::ERROR)
+        .with_target("buoyant_kernel", LevelFilter::OFF)
 }
 
 async fn dispatch(command: Command) -> Result<()> {

@@ -1,7 +1,7 @@
 //! The other side of the wire: what the command line says to a hub over HTTP.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io,
     os::unix::fs::FileExt,
     path::Path,
@@ -11,8 +11,9 @@ use std::{
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use bytes::Bytes;
-use reqwest::{Method, RequestBuilder, Response, StatusCode};
+use reqwest::{Certificate, Identity, Method, RequestBuilder, Response, StatusCode};
 use ring::digest::{Context, SHA256, digest};
+use rustls::CertificateError;
 use serde::Serialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -25,6 +26,7 @@ use crate::{
     dataset::receipt::{Receipt, Status},
     disclose::{Small, Wishes},
     error::{Error, Result},
+    keys::folder::read as read_secret,
     validate::Format,
 };
 
@@ -83,6 +85,42 @@ pub struct Client {
     url: String,
     token: String,
     tries: u32,
+}
+
+/// Whom a client trusts to be its hub besides those the system trusts, and the certificate by which the hub knows it.
+#[derive(Clone, Default)]
+pub struct Trust {
+    roots: Vec<Certificate>,
+    identity: Option<Identity>,
+}
+
+impl Trust {
+    /// The same, and whoever has a certificate signed by one of the roots in a PEM file.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] where it holds none.
+    pub fn in_roots(self, file: &Path) -> Result<Self> {
+        let unusable = |why: &str| Error::Usage(format!("`{}` holds no roots to trust: {why}", file.display()));
+        let text = fs::read(file).map_err(|e| unusable(&e.to_string()))?;
+        let roots = Certificate::from_pem_bundle(&text).map_err(|_| unusable("it is no PEM file"))?;
+        match roots.is_empty() {
+            true => Err(unusable("there is no BEGIN CERTIFICATE in it")),
+            false => Ok(Self { roots, ..self }),
+        }
+    }
+
+    /// The same with a certificate and its key to show, both PEM; no token is needed then.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] or [`Error::Setup`] where they cannot be used, or others can read the key.
+    pub fn showing(self, certificate: &Path, key: &Path) -> Result<Self> {
+        let unusable = |why: &str| Error::Usage(format!("`{}` cannot be shown: {why}", certificate.display()));
+        let mut text = read_secret(key)?;
+        text.push(b'\n');
+        text.extend(fs::read(certificate).map_err(|e| unusable(&e.to_string()))?);
+        let identity = Identity::from_pem(&text).map_err(|_| unusable("it must be PEM, and its key too"))?;
+        Ok(Self { identity: Some(identity), ..self })
+    }
 }
 
 /// A file of rows on its way to a dataset.
@@ -272,19 +310,32 @@ fn passes(error: &Error) -> bool {
 }
 
 impl Client {
-    /// A client of the hub at `url`.
+    /// A client of the hub at `url`, known by a token.
     ///
     /// # Errors
     /// [`Error::Usage`] where the URL is none, or not one of HTTP.
     pub fn new(url: &str, token: &str) -> Result<Self> {
+        Self::over(url, token, Trust::default())
+    }
+
+    /// The same over TLS of that kind; without a token where that is empty, known by its certificate.
+    ///
+    /// # Errors
+    /// As [`Client::new`], and where the certificate to show does not fit its key.
+    pub fn over(url: &str, token: &str, trust: Trust) -> Result<Self> {
         if !url::Url::parse(url).is_ok_and(|url| matches!(url.scheme(), "http" | "https")) {
             return Err(Error::Usage(format!("`{url}` is no address of a hub; write http://HOST:PORT")));
         }
-        let http = reqwest::Client::builder()
-            .connect_timeout(Duration::from_secs(5))
-            .no_proxy()
-            .build()
-            .map_err(Error::internal)?;
+        let shows = trust.identity.is_some();
+        let mut http =
+            reqwest::Client::builder().connect_timeout(Duration::from_secs(5)).no_proxy().tls_certs_merge(trust.roots);
+        if let Some(identity) = trust.identity {
+            http = http.identity(identity);
+        }
+        let http = http.build().map_err(|error| match shows {
+            true => Error::Usage("the certificate cannot be shown: its key is none, or that of another".into()),
+            false => Error::internal(error),
+        })?;
         Ok(Self { http, url: url.trim_end_matches('/').to_owned(), token: token.to_owned(), tries: TRIES })
     }
 
@@ -593,7 +644,11 @@ impl Client {
     }
 
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        self.http.request(method, format!("{}{path}", self.url)).bearer_auth(&self.token)
+        let request = self.http.request(method, format!("{}{path}", self.url));
+        match self.token.as_str() {
+            "" => request,
+            token => request.bearer_auth(token),
+        }
     }
 
     async fn json(&self, request: RequestBuilder) -> Result<Value> {
@@ -723,8 +778,39 @@ fn from_problem(slug: &str, status: StatusCode, problem: &Value) -> Error {
 }
 
 fn unreachable(error: reqwest::Error) -> Error {
-    let what = if error.is_timeout() { "did not answer in time" } else { "cannot be reached" };
+    let what = match tls_fault(&error) {
+        Some(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer)) => {
+            "has a certificate that nobody trusted here has signed; name the roots that did with --ca FILE"
+        }
+        Some(rustls::Error::InvalidCertificate(
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+        )) => "has a certificate for another name than that in its address; mend the address",
+        Some(rustls::Error::InvalidCertificate(
+            CertificateError::Expired | CertificateError::ExpiredContext { .. },
+        )) => "has a certificate that has expired; tell its operator",
+        Some(rustls::Error::InvalidCertificate(_)) => {
+            "has a certificate that is not trusted; where it should be, name the roots that signed it with --ca FILE"
+        }
+        Some(rustls::Error::AlertReceived(_)) => {
+            "does not take this side's certificate, or wants one; name one that it trusts with --certificate and \
+             --certificate-key"
+        }
+        _ if error.is_timeout() => "did not answer in time",
+        _ => "cannot be reached",
+    };
     Error::Unreachable(format!("the hub {what}; nothing is lost, try again"))
+}
+
+/// What TLS objects to, however deep it lies among the causes of an error.
+fn tls_fault<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
+    if let Some(fault) = error.downcast_ref::<rustls::Error>() {
+        return Some(fault);
+    }
+    // An I/O error hides what it wraps from `source`.
+    if let Some(wrapped) = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+        return tls_fault(wrapped);
+    }
+    tls_fault(error.source()?)
 }
 
 /// The path of a hash tile as C2SP tlog-tiles writes it: groups of three digits, all but the last
@@ -843,6 +929,33 @@ mod tests {
         for url in ["ftp://127.0.0.1:8080", "localhost:8080", "127.0.0.1:8080", "hub"] {
             assert!(matches!(Client::new(url, "ghub_x"), Err(Error::Usage(_))), "{url}");
         }
+    }
+
+    #[test]
+    fn what_tls_objects_to_is_found_below_its_wrappers() {
+        let fault = || rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer);
+        let wrapped = io::Error::other(io::Error::new(io::ErrorKind::InvalidData, fault()));
+        assert_eq!(tls_fault(&wrapped), Some(&fault()));
+        assert_eq!(tls_fault(&io::Error::other("something else")), None);
+        assert_eq!(tls_fault(&io::Error::from(io::ErrorKind::ConnectionRefused)), None);
+    }
+
+    #[test]
+    fn a_certificate_to_show_comes_with_its_key_kept_close() {
+        let folder = tempfile::tempdir().unwrap();
+        let made = rcgen::generate_simple_self_signed(vec!["uploader.example".to_owned()]).unwrap();
+        let (certificate, key) = (folder.path().join("own.pem"), folder.path().join("own.key"));
+        fs::write(&certificate, made.cert.pem()).unwrap();
+        fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+        let mode = |mode| fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+        mode(0o644);
+        assert!(Trust::default().showing(&certificate, &key).is_err_and(|e| e.to_string().contains("chmod 600")));
+        mode(0o600);
+        assert!(Trust::default().showing(&certificate, &key).is_ok());
+        assert!(matches!(Trust::default().showing(&key, &key), Err(Error::Usage(_))));
+        assert!(Trust::default().in_roots(&certificate).is_ok());
+        assert!(matches!(Trust::default().in_roots(&key), Err(Error::Usage(_))));
+        assert!(matches!(Trust::default().in_roots(&folder.path().join("none.pem")), Err(Error::Usage(_))));
     }
 
     #[test]

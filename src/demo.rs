@@ -2,9 +2,10 @@
 //! looks, an officer reviews, the log is verified. Everything goes over the wire, as real users would.
 
 pub mod city;
-mod questions;
+pub mod questions;
 
 use std::{
+    net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
     time::Instant,
@@ -17,7 +18,7 @@ use clap::Args;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use parquet::arrow::ArrowWriter;
-use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{
@@ -26,7 +27,11 @@ use crate::{
     dataset::receipt::Receipt,
     disclose::Wishes,
     error::{Error, Result},
-    front::http,
+    front::{
+        doors::{Addresses, Cover, Doors, Options},
+        http,
+        listen::Limits,
+    },
     hub::{Hub, Opening},
     identity,
     store::metadata::Metadata,
@@ -96,24 +101,19 @@ impl Demo {
         );
 
         say("2. The hub comes up");
+        let doors = bind(&self.http).await?;
         let hub = Arc::new(Hub::open(Opening::new(data.clone(), self.schemas, self.policies, keys)).await?);
-        let listener = match TcpListener::bind(&self.http).await {
-            Ok(listener) => listener,
-            Err(_) => TcpListener::bind("127.0.0.1:0")
-                .await
-                .map_err(|e| Error::Usage(format!("cannot listen on `{}`: {e}", self.http)))?,
-        };
-        let url = format!("http://{}", listener.local_addr().map_err(Error::internal)?);
+        let url = doors.http()?.ok_or_else(|| Error::Usage("the demo needs its HTTP door".into()))?;
         println!("{url}, data in {}", data.display());
-        let options = http::Options {
+        let postgres = doors.postgres()?;
+        let flight = doors.flight()?;
+        let http = http::Options {
             metrics: PrometheusBuilder::new().install_recorder().ok(),
             body_limit: 256 << 20,
             ..http::Options::default()
         };
-        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-        let server = tokio::spawn(http::serve(listener, http::router(hub, options), async {
-            let _ = stopped.await;
-        }));
+        let stop = CancellationToken::new();
+        let server = tokio::spawn(doors.serve(hub, Options { http, ..Options::default() }, stop.clone()));
 
         say("3. Six agencies push, the government platform first");
         let tokens = Tokens { data: data.clone() };
@@ -169,15 +169,39 @@ impl Demo {
         println!("\nall of this took {:.1} s", started.elapsed().as_secs_f64());
 
         if self.exit {
-            let _ = stop.send(());
+            stop.cancel();
             return server.await.map_err(Error::internal)?;
         }
         say("The hub stays up; stop it with Ctrl-C");
         print_invitations(&url, &analyst_token, &tokens.for_caller("community-uploader")?, &officer_token, &data);
+        if let Some(address) = postgres {
+            println!("{}", psql(address, &analyst_token));
+        }
+        if let Some(url) = flight {
+            println!("Flight SQL     {url}, with the same tokens");
+        }
         words::interrupted().await;
-        drop(stop);
+        stop.cancel();
         server.await.map_err(Error::internal)?
     }
+}
+
+/// All doors on loopback, HTTP where it is wished for unless that is in use.
+async fn bind(http: &str) -> Result<Doors> {
+    const ANY_PORT: &str = "127.0.0.1:0";
+    let wished = Addresses { http, postgres: ANY_PORT, flight: ANY_PORT };
+    match Doors::bind(wished, &Cover::Loopback, Limits::default()).await {
+        Ok(doors) => Ok(doors),
+        Err(_) => Doors::bind(Addresses { http: ANY_PORT, ..wished }, &Cover::Loopback, Limits::default()).await,
+    }
+}
+
+/// How the analyst asks over the Postgres protocol.
+fn psql(address: SocketAddr, token: &str) -> String {
+    let (host, port) = (address.ip(), address.port());
+    let connection =
+        format!("host={host} port={port} dbname=hub user=health-analyst options='-c purpose=epidemiology'");
+    format!("psql           PGPASSWORD={token} psql \"{connection}\"")
 }
 
 /// Makes tokens as the command line would, on the data folder.

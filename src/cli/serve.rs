@@ -8,18 +8,26 @@ use std::{
 
 use chrono::TimeDelta;
 use clap::Args;
-use metrics_exporter_prometheus::PrometheusBuilder;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::Serialize;
-use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 
 use super::words;
 use crate::{
-    config::Settings,
+    config::{LogFormat, PostgresAuth, Settings, TlsClients},
     error::{Error, Result},
-    front::http,
-    hub::{Hub, Opening},
+    front::{
+        doors::{Addresses, Cover, Doors, Options},
+        figures, flight, http, listen, postgres,
+        tls::Tls,
+    },
+    hub::{Hub, Opening, throttle},
+    identity::oidc::Issuers,
     query, resumable, validate,
 };
+
+/// Doors that share what the system allows.
+const DOORS: usize = 3;
 
 /// Run the hub on its data folder.
 #[derive(Args, Serialize)]
@@ -44,14 +52,26 @@ pub struct Serve {
     #[arg(long, value_name = "ADDRESS")]
     #[serde(skip_serializing_if = "Option::is_none")]
     http: Option<String>,
-    /// The Postgres door is not built yet: only `none`.
+    /// Where the Postgres protocol is spoken, or `none` [default: 127.0.0.1:5433].
     #[arg(long, value_name = "ADDRESS")]
-    #[serde(skip)]
+    #[serde(skip_serializing_if = "Option::is_none")]
     postgres: Option<String>,
-    /// The Flight SQL door is not built yet: only `none`.
+    /// Where Flight SQL is spoken, or `none` [default: 127.0.0.1:50051].
     #[arg(long, value_name = "ADDRESS")]
-    #[serde(skip)]
+    #[serde(skip_serializing_if = "Option::is_none")]
     flight: Option<String>,
+    /// The hub's certificate as PEM: all doors speak TLS.
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tls_certificate: Option<PathBuf>,
+    /// The certificate's key as PEM.
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tls_key: Option<PathBuf>,
+    /// The roots that sign certificates of clients, as PEM.
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tls_client_roots: Option<PathBuf>,
     /// A TOML file of settings.
     #[arg(long, value_name = "FILE")]
     #[serde(skip)]
@@ -61,37 +81,108 @@ pub struct Serve {
 impl Serve {
     /// Runs until interrupted.
     pub async fn run(self) -> Result<()> {
-        for (door, address) in [("--postgres", &self.postgres), ("--flight", &self.flight)] {
-            if address.as_deref().is_some_and(|address| address != "none") {
-                return Err(Error::Usage(format!("{door}: this door is not built yet; leave it out or say none")));
-            }
-        }
-        let command_line = serde_json::to_value(&self).map_err(Error::internal)?;
-        let settings = Settings::read(self.config.as_ref(), &command_line)?;
-        if settings.http == "none" {
-            return Err(Error::Usage("--http none: no door would be left".into()));
-        }
+        let settings = self.settings()?;
         keep_values_out_of_panics();
-        let listener = TcpListener::bind(&settings.http)
-            .await
-            .map_err(|e| Error::Usage(format!("cannot listen on `{}`: {e}", settings.http)))?;
+        // Doors first: a port in use is told of before anything is opened or made.
+        let doors = Doors::bind(addresses(&settings), &cover(&settings)?, limits(&settings)).await?;
         let hub = Arc::new(open(&settings).await?);
-        let address = listener.local_addr().map_err(Error::internal)?;
-        eprintln!("gridhub listens on http://{address}, data in {}", settings.data.display());
-        let options = http::Options {
-            metrics: PrometheusBuilder::new().install_recorder().ok(),
+        if let Some(url) = doors.http()? {
+            eprintln!("gridhub listens on {url}, data in {}", settings.data.display());
+        }
+        if let Some(address) = doors.postgres()? {
+            eprintln!("gridhub speaks Postgres on {address}");
+        }
+        if let Some(url) = doors.flight()? {
+            eprintln!("gridhub speaks Flight SQL on {url}");
+        }
+        log_in_the_background(Arc::clone(&hub));
+        keep_up_in_the_background(Arc::clone(&hub), Duration::from_secs(settings.upkeep_minutes.max(1) * 60));
+        let stop = CancellationToken::new();
+        let stopped = stop.clone();
+        tokio::spawn(async move {
+            words::interrupted().await;
+            stopped.cancel();
+        });
+        doors.serve(hub, options(&settings), stop).await
+    }
+
+    /// How this hub writes its own log. Whatever is wrong with the settings is told of when they are used.
+    pub fn log_format(&self) -> LogFormat {
+        self.settings().map(|settings| settings.log_format).unwrap_or_default()
+    }
+
+    fn settings(&self) -> Result<Settings> {
+        let command_line = serde_json::to_value(self).map_err(Error::internal)?;
+        Settings::read(self.config.as_ref(), &command_line)
+    }
+}
+
+fn addresses(settings: &Settings) -> Addresses<'_> {
+    Addresses { http: &settings.http, postgres: &settings.postgres, flight: &settings.flight }
+}
+
+fn cover(settings: &Settings) -> Result<Cover> {
+    let (Some(certificate), Some(key)) = (&settings.tls_certificate, &settings.tls_key) else {
+        return Ok(if settings.behind_proxy { Cover::Proxy } else { Cover::Loopback });
+    };
+    let tls = match (&settings.tls_client_roots, settings.tls_clients) {
+        (Some(roots), TlsClients::Required) => Tls::open_to_certificates_only(certificate, key, roots)?,
+        (roots, _) => Tls::open(certificate, key, roots.as_deref())?,
+    };
+    Ok(Cover::Tls(tls))
+}
+
+fn limits(settings: &Settings) -> listen::Limits {
+    // The other half is for tables, the log and the ways out.
+    let connections = match more_open_files() {
+        Some(files) => settings.connections.min((files / 2 / DOORS).max(1)),
+        None => settings.connections,
+    };
+    if connections < settings.connections {
+        tracing::warn!(connections, "a door takes fewer connections than set: the system allows too few open files");
+    }
+    let patience = Duration::from_secs(settings.stop_seconds);
+    listen::Limits { connections, patience, ..listen::Limits::default() }
+}
+
+/// Raises the number of files that may be open as far as the system lets it, and says what it is; nothing where there
+/// is no limit. Tables have many files, and each connection is one.
+fn more_open_files() -> Option<usize> {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    let files = match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => limit.maximum,
+        Err(_) => limit.current,
+    };
+    files.map(|files| usize::try_from(files).unwrap_or(usize::MAX))
+}
+
+fn options(settings: &Settings) -> Options {
+    let body_limit = (settings.upload_mb as u64) << 20;
+    let silence = Duration::from_secs(settings.upload_silence_seconds);
+    let auth = match settings.postgres_auth {
+        PostgresAuth::Token => postgres::Auth::Token,
+        PostgresAuth::Scram => postgres::Auth::Scram,
+    };
+    Options {
+        http: http::Options {
+            metrics: figures::install(),
             open_metrics: settings.open_metrics,
-            body_limit: (settings.upload_mb as u64) << 20,
-            silence: Duration::from_secs(settings.upload_silence_seconds),
+            body_limit,
+            silence,
             uploads: resumable::Limits {
                 open: settings.max_uploads,
                 lifetime: TimeDelta::hours(settings.upload_hours.into()),
                 ..resumable::Limits::default()
             },
-        };
-        log_in_the_background(Arc::clone(&hub));
-        keep_up_in_the_background(Arc::clone(&hub), Duration::from_secs(settings.upkeep_minutes.max(1) * 60));
-        http::serve(listener, http::router(hub, options), words::interrupted()).await
+        },
+        postgres: postgres::Options {
+            auth,
+            behind_proxy: settings.behind_proxy,
+            patience: Duration::from_secs(settings.stop_seconds),
+            ..postgres::Options::default()
+        },
+        flight: flight::Options { body_limit, silence, ..flight::Options::default() },
     }
 }
 
@@ -115,6 +206,11 @@ pub async fn open(settings: &Settings) -> Result<Hub> {
         spool_memory: settings.upload_memory_kb << 10,
         upload_limits: validate::Limits { bytes: (settings.upload_mb as u64) << 20, ..validate::Limits::default() },
         upkeep: settings.upkeep()?,
+        throttle: throttle::Limits {
+            per_second: settings.caller_questions_per_second,
+            at_once: settings.caller_questions_at_once,
+        },
+        issuers: Issuers::open(&settings.oidc)?,
         ..Opening::new(
             settings.data.clone(),
             settings.schemas.clone(),
