@@ -4,13 +4,17 @@
 use std::{sync::Arc, time::Duration};
 
 use axum::{
-    extract::{FromRequestParts, Query},
-    http::{HeaderMap, StatusCode, header, request::Parts},
+    Json,
+    extract::{FromRequest, FromRequestParts, Path, Query, Request, rejection::JsonRejection},
+    http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts},
 };
 use metrics_exporter_prometheus::PrometheusHandle;
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
+use tokio::time::timeout;
+use tracing::Instrument;
 use uuid::Uuid;
 
+use super::{listen::Peer, requests::Asker};
 use crate::{
     error::{Error, Result},
     hub::{Hub, Received},
@@ -30,27 +34,66 @@ pub(super) struct Door {
     pub(super) open_metrics: bool,
 }
 
-/// A caller, by `Authorization: Bearer`.
+/// A caller, by `Authorization: Bearer`; without that header, by the certificate of its connection.
 pub(super) struct Caller(pub(super) Credential);
 
 impl FromRequestParts<Door> for Caller {
     type Rejection = Error;
 
     async fn from_request_parts(parts: &mut Parts, door: &Door) -> Result<Self> {
-        let header = parts.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-        let token = header
-            .and_then(|value| value.split_once(' '))
-            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
-            .map(|(_, token)| token.trim())
-            .ok_or(Error::Unauthenticated)?;
-        door.hub.authenticate(token).await.map(Self)
+        let credential = match parts.headers.get(header::AUTHORIZATION) {
+            Some(header) => door.hub.authenticate(bearer(header)?).await?,
+            None => {
+                let peer = parts.extensions.get::<Peer>();
+                let certificate = peer.and_then(|peer| peer.certificate.as_ref()).ok_or(Error::Unauthenticated)?;
+                door.hub.authenticate_by_certificate(certificate)?
+            }
+        };
+        if let Some(asker) = parts.extensions.get::<Asker>() {
+            asker.is(&credential.caller.id);
+        }
+        Ok(Self(credential))
+    }
+}
+
+fn bearer(header: &HeaderValue) -> Result<&str> {
+    let header = header.to_str().map_err(|_| Error::Unauthenticated)?;
+    let said = header.split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+    said.map(|(_, token)| token.trim()).ok_or(Error::Unauthenticated)
+}
+
+/// A short document of JSON that a request carries, or why it cannot be read.
+pub(super) struct Document<T>(pub(super) Result<Json<T>, JsonRejection>);
+
+impl<T: DeserializeOwned + Send> FromRequest<Door> for Document<T> {
+    type Rejection = Error;
+
+    async fn from_request(request: Request, door: &Door) -> Result<Self> {
+        // It is short, so all of it may take no longer than a piece of a long one.
+        match timeout(door.silence, Json::<T>::from_request(request, door)).await {
+            Ok(read) => Ok(Self(read)),
+            Err(_) => Err(Error::BrokeOff("the request did not come to its end in time; send it again".into())),
+        }
+    }
+}
+
+/// The named segments of a path.
+pub(super) struct Segments<T>(pub(super) T);
+
+impl<T: DeserializeOwned + Send> FromRequestParts<Door> for Segments<T> {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, door: &Door) -> Result<Self> {
+        // A path that is no text names nothing.
+        let Path(segments) = Path::from_request_parts(parts, door).await.map_err(|_| Error::NotFound)?;
+        Ok(Self(segments))
     }
 }
 
 /// The members of a query string.
 pub(super) struct Members<T>(pub(super) T);
 
-impl<T: serde::de::DeserializeOwned> FromRequestParts<Door> for Members<T> {
+impl<T: DeserializeOwned> FromRequestParts<Door> for Members<T> {
     type Rejection = Error;
 
     async fn from_request_parts(parts: &mut Parts, _: &Door) -> Result<Self> {
@@ -69,7 +112,9 @@ pub(super) struct Purpose {
 /// Runs a step of the hub to its end, also when the client goes away meanwhile: what was begun is
 /// settled and recorded.
 pub(super) async fn to_its_end<T: Send + 'static>(step: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
-    tokio::spawn(step).await.map_err(Error::internal)?
+    // Boxed before it is handed on, since every hand that it goes through would copy it.
+    let step = Box::pin(step);
+    tokio::spawn(step.in_current_span()).await.map_err(Error::internal)?
 }
 
 /// Whether a batch was taken now or before.

@@ -1,42 +1,59 @@
 //! Erasures over HTTP. Whom they are about is told in the body alone: addresses and headers end in logs.
 
 use axum::{
-    Json, Router,
-    extract::{DefaultBodyLimit, Path, State, rejection::JsonRejection},
+    Json,
+    extract::{DefaultBodyLimit, State},
     http::StatusCode,
     response::{IntoResponse, Response},
-    routing::{get, post},
 };
 use serde::Deserialize;
+use utoipa::ToSchema;
+use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
 
-use super::door::{Caller, Door, Members, Purpose, to_its_end};
+use super::door::{Caller, Document, Door, Members, Purpose, Segments, to_its_end};
 use crate::{
     error::{Error, Result},
-    hub::{Erasure, RawIdentifier},
+    hub::{Certificate, Erasure, RawIdentifier},
 };
 
 /// The routes, with a limit of 1 MiB on the body.
-pub(super) fn routes() -> Router<Door> {
-    Router::new()
-        .route("/v1/erasures", post(erase))
-        .route("/v1/erasures/{id}", get(certificate))
-        .layer(DefaultBodyLimit::max(1 << 20))
+pub(super) fn routes() -> OpenApiRouter<Door> {
+    OpenApiRouter::new().routes(routes!(erase)).routes(routes!(certificate)).layer(DefaultBodyLimit::max(1 << 20))
 }
 
-#[derive(Deserialize)]
+/// Whom to erase.
+#[derive(Deserialize, ToSchema)]
+#[schema(as = ErasureRequest)]
 #[serde(deny_unknown_fields)]
 struct Asked {
+    /// By which identifiers; all rows that name one of them go.
+    #[schema(min_items = 1, max_items = 1000)]
     identifiers: Vec<RawIdentifier>,
+    /// The legal basis or file, which goes into the log and must name nobody.
     #[serde(default)]
+    #[schema(max_length = 300)]
     basis: String,
 }
 
+/// Erase people from all datasets, for officers
+#[utoipa::path(
+    post,
+    path = "/v1/erasures",
+    tag = "erasures",
+    params(("purpose" = Option<String>, Query, description = "what for; needed of callers with several purposes")),
+    request_body(
+        content = Asked,
+        content_type = "application/json",
+        example = json!({ "identifiers": [{ "kind": "cn_mobile", "value": "14100000000" }], "basis": "file 17/2026" })
+    ),
+    responses((status = 200, description = "the signed certificate", body = Certificate))
+)]
 async fn erase(
     State(door): State<Door>,
     Caller(caller): Caller,
     Members(asked): Members<Purpose>,
-    body: Result<Json<Asked>, JsonRejection>,
+    Document(body): Document<Asked>,
 ) -> Result<Response> {
     // What the reader of JSON says of a fault may quote the body.
     let Json(Asked { identifiers, basis }) = body.map_err(|rejection| match rejection.status() {
@@ -55,10 +72,21 @@ async fn erase(
     Ok(Json(to_its_end(erasing).await?).into_response())
 }
 
+/// The certificate of an erasure again
+#[utoipa::path(
+    get,
+    path = "/v1/erasures/{id}",
+    tag = "erasures",
+    params(
+        ("id" = Uuid, Path, description = "the erasure, as its certificate names it"),
+        ("purpose" = Option<String>, Query, description = "what for; needed of callers with several purposes"),
+    ),
+    responses((status = 200, description = "the certificate", body = Certificate))
+)]
 async fn certificate(
     State(door): State<Door>,
     Caller(caller): Caller,
-    Path(id): Path<String>,
+    Segments(id): Segments<String>,
     Members(asked): Members<Purpose>,
 ) -> Result<Response> {
     let id = Uuid::parse_str(&id).map_err(|_| Error::NotFound)?;

@@ -5,24 +5,25 @@
 use std::collections::BTreeMap;
 
 use axum::{
-    Json, Router,
+    Json,
     body::{Body, HttpBody},
-    extract::{Path, Request, State},
-    http::{HeaderMap, HeaderValue, Method, StatusCode, header},
+    extract::{FromRequestParts, Request, State},
+    http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::{head, post},
 };
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use ring::digest::{Algorithm, Context, SHA1_FOR_LEGACY_USE_ONLY, SHA256};
-use serde_json::{Value, json};
+use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
 
 use super::{
-    door::{Caller, Door, batch_id, format_of, refuse_encodings, status_of, text_header, to_its_end},
+    door::{Caller, Door, Segments, batch_id, format_of, refuse_encodings, status_of, text_header, to_its_end},
+    figures,
     intake::{self, End, Intake},
 };
 use crate::{
+    dataset::receipt::Receipt,
     error::{Error, Result},
     hub::Received,
     identity::Credential,
@@ -40,24 +41,35 @@ const PIECE: &str = "application/offset+octet-stream";
 const LONGEST_METADATA: usize = 8 << 10;
 
 /// The routes of uploads in pieces.
-pub(super) fn routes() -> Router<Door> {
-    Router::new()
-        .route("/v1/uploads", post(create).options(capabilities))
-        .route(
-            "/v1/uploads/{upload}",
-            head(standing).patch(go_on).delete(forget).post(overridden).options(capabilities),
-        )
-        .method_not_allowed_fallback(async || Error::MethodNotAllowed)
-        .layer(middleware::from_fn(in_tus))
+pub(super) fn routes() -> OpenApiRouter<Door> {
+    let (router, interface) = OpenApiRouter::new()
+        .routes(routes!(create, capabilities))
+        .routes(routes!(standing, go_on, forget, overridden, capabilities_here))
+        .split_for_parts();
+    let router =
+        router.method_not_allowed_fallback(async || Error::MethodNotAllowed).layer(middleware::from_fn(in_tus));
+    let mut routes = OpenApiRouter::from(router);
+    *routes.get_openapi_mut() = interface;
+    routes
 }
 
-/// Refuses other versions of the protocol, and names this one in every reply.
+/// A request in the one version of the protocol. Looked at after who asks, so that nobody else hears of it.
+struct InTus;
+
+impl FromRequestParts<Door> for InTus {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Door) -> Result<Self> {
+        match parts.headers.get("tus-resumable").is_some_and(|version| version == VERSION) {
+            true => Ok(Self),
+            false => Err(Error::UnsupportedVersion),
+        }
+    }
+}
+
+/// Names the version of the protocol in every reply.
 async fn in_tus(request: Request, next: Next) -> Response {
-    let spoken = request.headers().get("tus-resumable").is_some_and(|version| version == VERSION);
-    let mut response = match spoken || request.method() == Method::OPTIONS {
-        true => next.run(request).await,
-        false => Error::UnsupportedVersion.into_response(),
-    };
+    let mut response = next.run(request).await;
     let unsupported = response.status() == StatusCode::PRECONDITION_FAILED;
     let headers = response.headers_mut();
     headers.insert("tus-resumable", HeaderValue::from_static(VERSION));
@@ -68,6 +80,21 @@ async fn in_tus(request: Request, next: Next) -> Response {
     response
 }
 
+/// What of tus 1.0 the hub speaks, and the longest file
+#[utoipa::path(
+    options,
+    path = "/v1/uploads",
+    tag = "uploads",
+    security(()),
+    responses(
+        (status = 204, description = "headers alone", headers(
+            ("Tus-Version" = String, description = "the one version of the protocol"),
+            ("Tus-Max-Size" = u64, description = "the longest file, in bytes"),
+            ("Tus-Extension" = String, description = "the extensions of the protocol"),
+            ("Tus-Checksum-Algorithm" = String, description = "the digests of pieces")
+        )),
+    )
+)]
 async fn capabilities(State(door): State<Door>) -> Response {
     let headers = [
         ("tus-version", VERSION.to_owned()),
@@ -78,7 +105,56 @@ async fn capabilities(State(door): State<Door>) -> Response {
     (StatusCode::NO_CONTENT, headers).into_response()
 }
 
-async fn create(State(door): State<Door>, Caller(caller): Caller, headers: HeaderMap, body: Body) -> Result<Response> {
+/// What of tus 1.0 the hub speaks, asked at an upload
+#[utoipa::path(
+    options,
+    path = "/v1/uploads/{upload}",
+    tag = "uploads",
+    params(
+        ("upload" = Uuid, Path, description = "the upload, from the `Location` of its beginning"),
+    ),
+    security(()),
+    responses(
+        (status = 204, description = "headers alone, as at `/v1/uploads`"),
+    )
+)]
+async fn capabilities_here(door: State<Door>) -> Response {
+    capabilities(door).await
+}
+
+/// Begin an upload in pieces
+///
+/// tus 1.0 with creation and creation-with-upload.
+#[utoipa::path(
+    post,
+    path = "/v1/uploads",
+    tag = "uploads",
+    params(
+        ("Tus-Resumable" = String, Header, description = "the version of the protocol", pattern = r"^1\.0\.0$",
+            example = "1.0.0"),
+        ("Upload-Length" = u64, Header, description = "how many bytes the file has"),
+        ("Upload-Metadata" = String, Header, description = "names with values in base64, between commas: `dataset`, \
+            `batch_id`, `content_type` (or `filetype`), and, where wished for, `content_digest` (SHA-256 of the file \
+            in hex or base64), `contract_version`, `dry_run`"),
+    ),
+    request_body(description = "the first piece, if any", content(("application/offset+octet-stream"))),
+    responses(
+        (status = 201, description = "begun; with the receipt where the body was the whole file",
+            headers(
+                ("Location" = String, description = "where pieces are sent"),
+                ("Upload-Offset" = u64, description = "the byte from which the upload goes on"),
+                ("Upload-Expires" = String, description = "until when the hub keeps it")
+            )),
+        (status = 200, description = "as 201, of a batch that was taken before or only checked", body = Receipt),
+    )
+)]
+async fn create(
+    State(door): State<Door>,
+    Caller(caller): Caller,
+    _: InTus,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response> {
     if headers.contains_key("upload-defer-length") {
         return Err(Error::BadRequest("give `Upload-Length`; the hub takes no uploads of unknown length".into()));
     }
@@ -113,7 +189,30 @@ async fn create(State(door): State<Door>, Caller(caller): Caller, headers: Heade
     .await
 }
 
-async fn standing(State(door): State<Door>, Caller(caller): Caller, Path(upload): Path<String>) -> Result<Response> {
+/// From which byte the upload goes on
+#[utoipa::path(
+    head,
+    path = "/v1/uploads/{upload}",
+    tag = "uploads",
+    params(
+        ("upload" = Uuid, Path, description = "the upload, from the `Location` of its beginning"),
+        ("Tus-Resumable" = String, Header, description = "the version of the protocol", pattern = r"^1\.0\.0$",
+            example = "1.0.0"),
+    ),
+    responses(
+        (status = 200, description = "how far it is", headers(
+                ("Upload-Offset" = u64, description = "the byte from which the upload goes on"),
+                ("Upload-Expires" = String, description = "until when the hub keeps it"),
+                ("Upload-Length" = u64, description = "how many bytes the file has")
+            )),
+    )
+)]
+async fn standing(
+    State(door): State<Door>,
+    Caller(caller): Caller,
+    _: InTus,
+    Segments(upload): Segments<String>,
+) -> Result<Response> {
     let standing = door.uploads.standing(&caller.caller, upload_id(&upload)?, door.hub.now())?;
     let mut response = stands(StatusCode::OK.into_response(), &standing);
     let headers = response.headers_mut();
@@ -124,10 +223,38 @@ async fn standing(State(door): State<Door>, Caller(caller): Caller, Path(upload)
     Ok(response)
 }
 
+/// Send the next piece
+#[utoipa::path(
+    patch,
+    path = "/v1/uploads/{upload}",
+    tag = "uploads",
+    params(
+        ("upload" = Uuid, Path, description = "the upload, from the `Location` of its beginning"),
+        ("Tus-Resumable" = String, Header, description = "the version of the protocol", pattern = r"^1\.0\.0$",
+            example = "1.0.0"),
+        ("Upload-Offset" = u64, Header, description = "the byte at which the piece begins"),
+        ("Upload-Checksum" = Option<String>, Header, description = "`sha256` or `sha1`, a space, and the digest of the \
+            piece in base64: the piece is taken only if it is right, else the answer is 460"),
+    ),
+    request_body(description = "the piece", content(("application/offset+octet-stream"))),
+    responses(
+        (status = 201, description = "the last piece: the receipt of the batch", body = Receipt,
+            headers(
+                ("Upload-Offset" = u64, description = "the byte from which the upload goes on"),
+                ("Upload-Expires" = String, description = "until when the hub keeps it")
+            )),
+        (status = 200, description = "as 201, of a batch that was taken before or only checked", body = Receipt),
+        (status = 204, description = "taken, with more to come", headers(
+                ("Upload-Offset" = u64, description = "the byte from which the upload goes on"),
+                ("Upload-Expires" = String, description = "until when the hub keeps it")
+            )),
+    )
+)]
 async fn go_on(
     State(door): State<Door>,
     Caller(caller): Caller,
-    Path(upload): Path<String>,
+    _: InTus,
+    Segments(upload): Segments<String>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response> {
@@ -169,22 +296,69 @@ async fn go_on(
     .await
 }
 
-async fn forget(State(door): State<Door>, Caller(caller): Caller, Path(upload): Path<String>) -> Result<StatusCode> {
+/// Forget an upload
+///
+/// A batch that came of it stays.
+#[utoipa::path(
+    delete,
+    path = "/v1/uploads/{upload}",
+    tag = "uploads",
+    params(
+        ("upload" = Uuid, Path, description = "the upload, from the `Location` of its beginning"),
+        ("Tus-Resumable" = String, Header, description = "the version of the protocol", pattern = r"^1\.0\.0$",
+            example = "1.0.0"),
+    ),
+    responses(
+        (status = 204, description = "forgotten"),
+    )
+)]
+async fn forget(
+    State(door): State<Door>,
+    Caller(caller): Caller,
+    _: InTus,
+    Segments(upload): Segments<String>,
+) -> Result<StatusCode> {
     door.uploads.forget(&caller.caller, upload_id(&upload)?, door.hub.now())?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// For senders whose surroundings know neither PATCH nor DELETE.
+/// For senders whose surroundings know neither PATCH nor DELETE
+#[utoipa::path(
+    post,
+    path = "/v1/uploads/{upload}",
+    tag = "uploads",
+    params(
+        ("upload" = Uuid, Path, description = "the upload, from the `Location` of its beginning"),
+        ("Tus-Resumable" = String, Header, description = "the version of the protocol", pattern = r"^1\.0\.0$",
+            example = "1.0.0"),
+        ("X-HTTP-Method-Override" = String, Header, description = "`PATCH` or `DELETE`, whose headers and body follow",
+            pattern = "^(PATCH|DELETE)$"),
+    ),
+    request_body(description = "the piece", content(("application/offset+octet-stream"))),
+    responses(
+        (status = 201, description = "the last piece: the receipt of the batch", body = Receipt,
+            headers(
+                ("Upload-Offset" = u64, description = "the byte from which the upload goes on"),
+                ("Upload-Expires" = String, description = "until when the hub keeps it")
+            )),
+        (status = 200, description = "as 201, of a batch that was taken before or only checked", body = Receipt),
+        (status = 204, description = "taken, with more to come", headers(
+                ("Upload-Offset" = u64, description = "the byte from which the upload goes on"),
+                ("Upload-Expires" = String, description = "until when the hub keeps it")
+            )),
+    )
+)]
 async fn overridden(
     door: State<Door>,
     caller: Caller,
-    upload: Path<String>,
+    tus: InTus,
+    upload: Segments<String>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response> {
     match text_header(&headers, "x-http-method-override").as_deref() {
-        Some("PATCH") => go_on(door, caller, upload, headers, body).await,
-        Some("DELETE") => forget(door, caller, upload).await.map(IntoResponse::into_response),
+        Some("PATCH") => go_on(door, caller, tus, upload, headers, body).await,
+        Some("DELETE") => forget(door, caller, tus, upload).await.map(IntoResponse::into_response),
         _ => Err(Error::MethodNotAllowed),
     }
 }
@@ -236,6 +410,7 @@ async fn carry_on(door: &Door, caller: &Credential, turn: Turn, draft: Draft) ->
 /// sender may ask again.
 async fn settle(door: &Door, caller: &Credential, turn: Turn, whole: spool::Body) -> (Standing, Option<Ended>) {
     let outcome = door.hub.upload(caller, turn.plan().push(whole.clone())).await;
+    figures::uploaded(&outcome);
     let content = match &outcome {
         Ok(received) => Content::Ended(Ok(received.receipt.clone())),
         Err(error) if will_pass(error) => Content::Whole(whole),
@@ -434,79 +609,6 @@ fn sha_256(text: &str) -> Result<Vec<u8>> {
     digest.filter(|digest| digest.len() == 32).ok_or_else(|| {
         Error::BadRequest("`content_digest` in `Upload-Metadata` is the SHA-256 of the file in hex or base64".into())
     })
-}
-
-// ------------------------------------------------------------------------------------------- OpenAPI
-
-/// `/v1/uploads` in OpenAPI.
-pub(super) fn description(problem: &Value) -> Value {
-    json!({
-        "options": {
-            "summary": "what of tus 1.0 the hub speaks, and the longest file",
-            "responses": { "204": { "description": "headers `Tus-…`" } },
-        },
-        "post": {
-            "summary": "begin an upload in pieces (tus 1.0: creation, creation-with-upload)",
-            "parameters": [
-                resumable(),
-                header_parameter("Upload-Length", "how many bytes the file has"),
-                header_parameter("Upload-Metadata", "names with values in base64, between commas: `dataset`, `batch_id`, \
-                    `content_type` (or `filetype`), and, where wished for, `content_digest` (SHA-256 of the file in \
-                    hex or base64), `contract_version`, `dry_run`"),
-            ],
-            "requestBody": { "description": "the first piece, if any", "content": { PIECE: {} } },
-            "responses": {
-                "201": { "description": "begun, at `Location`; with the receipt where the body was the whole file" },
-                "200": { "description": "as 201, of a batch that was taken before or only checked" },
-                "default": problem,
-            },
-        },
-    })
-}
-
-/// `/v1/uploads/{upload}` in OpenAPI.
-pub(super) fn description_of_one(problem: &Value) -> Value {
-    json!({
-        "head": {
-            "summary": "from which byte the upload goes on",
-            "parameters": [resumable()],
-            "responses": {
-                "200": { "description": "`Upload-Offset`, `Upload-Length`, `Upload-Expires`" },
-                "404": { "description": "unknown, expired, somebody else's, or from before the hub's start: begin \
-                    another under the same batch id" },
-            },
-        },
-        "patch": {
-            "summary": "send the next piece",
-            "parameters": [
-                resumable(),
-                header_parameter("Upload-Offset", "the byte at which the piece begins"),
-                { "name": "Upload-Checksum", "in": "header", "schema": { "type": "string" },
-                  "description": "`sha256` or `sha1`, a space, and the digest of the piece in base64: the piece is \
-                      taken only if it is right, else the answer is 460" },
-            ],
-            "requestBody": { "required": true, "content": { PIECE: {} } },
-            "responses": {
-                "204": { "description": "taken, with more to come from `Upload-Offset` on" },
-                "201": { "description": "the last piece: the receipt of the batch" },
-                "200": { "description": "as 201, of a batch that was taken before or only checked" },
-                "default": problem,
-            },
-        },
-        "delete": {
-            "summary": "forget an upload; a batch that came of it stays",
-            "parameters": [resumable()],
-            "responses": { "204": { "description": "forgotten" }, "default": problem },
-        },
-    })
-}
-
-fn resumable() -> Value {
-    header_parameter("Tus-Resumable", "the version of the protocol: 1.0.0")
-}
-
-fn header_parameter(name: &str, what: &str) -> Value {
-    json!({ "name": name, "in": "header", "required": true, "schema": { "type": "string" }, "description": what })
 }
 
 #[cfg(test)]
