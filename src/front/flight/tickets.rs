@@ -1,0 +1,360 @@
+//! Questions on their way: described and given a ticket, then asked each time the ticket is shown. A ticket is a random
+//! handle that belongs to its caller and dies; what it stands for stays here.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use arrow::{
+    array::{ArrayRef, RecordBatch, RecordBatchOptions},
+    compute::{CastOptions, cast_with_options},
+    datatypes::{DataType, Field, Fields, Schema, SchemaRef},
+};
+use arrow_flight::{
+    FlightData, FlightDescriptor, FlightEndpoint, FlightInfo, Ticket,
+    encode::FlightDataEncoderBuilder,
+    error::FlightError,
+    sql::{Any, Command, ProstMessageExt, TicketStatementQuery},
+};
+use bytes::Bytes;
+use datafusion::common::ScalarValue;
+use futures::{
+    StreamExt, TryStreamExt,
+    stream::{self, BoxStream},
+};
+use prost::Message;
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+use tonic::{Response, Status, metadata::MetadataMap};
+
+use super::{
+    Door, error,
+    session::{Asker, Settings},
+};
+use crate::{
+    disclose::ColumnExposure,
+    error::{Error, Result},
+    front::{answer, door::to_its_end},
+    hub::{Answered, Described, Question},
+    query::{self, Bounds},
+};
+
+/// How long a ticket is good for.
+pub(super) const LIFE: Duration = Duration::from_secs(300);
+
+/// Rows of an answer as they go out.
+pub(super) type Rows = BoxStream<'static, Result<FlightData, Status>>;
+
+/// What an answer will look like.
+#[derive(Debug, Clone)]
+pub(super) struct Shape {
+    /// Whether the statement is about the catalogue alone.
+    look_up: bool,
+    /// The types of its parameters.
+    pub(super) parameters: Vec<DataType>,
+    /// Its columns, in types that every client reads.
+    pub(super) schema: SchemaRef,
+    /// What is known of them; nothing where that depends on the values of parameters.
+    columns: Vec<ColumnExposure>,
+}
+
+/// A question that waits for its ticket to be shown.
+pub(super) struct Asked {
+    sql: String,
+    params: Vec<ScalarValue>,
+    settings: Settings,
+    shape: Shape,
+    /// Stops its runs.
+    stop: CancellationToken,
+}
+
+impl Asked {
+    fn question(&self, timeout: Option<Duration>) -> Question {
+        Question {
+            purpose: self.settings.purpose.clone(),
+            params: self.params.clone(),
+            wishes: self.settings.wishes,
+            bounds: Bounds {
+                deadline: [self.settings.timeout, timeout].into_iter().flatten().min(),
+                stop: self.stop.child_token(),
+            },
+            ..Question::new(self.sql.clone(), "flight")
+        }
+    }
+}
+
+impl Door {
+    /// What the answer to a statement will look like, whatever the values of its parameters.
+    pub(super) async fn describe(&self, asker: &Asker, sql: &str) -> Result<Shape> {
+        let look_up = query::is_look_up(sql);
+        let question = Question {
+            purpose: asker.settings.purpose.clone(),
+            wishes: asker.settings.wishes,
+            bounds: Bounds { deadline: asker.settings.timeout, ..Bounds::default() },
+            ..Question::new(sql, "flight")
+        };
+        let _while_asked = question.bounds.stop.clone().drop_guard();
+        let (hub, credential) = (Arc::clone(&self.hub), asker.credential.clone());
+        let described = to_its_end(async move {
+            match look_up {
+                true => hub.describe_look_up(&credential, &question).await,
+                false => hub.describe(&credential, &question).await,
+            }
+        })
+        .await?;
+        let Described { parameters, schema, columns } = described;
+        Ok(Shape { look_up, parameters, schema: with_exposures(&schema, &columns), columns })
+    }
+
+    /// A ticket for a question, and what its answer will look like.
+    pub(super) fn ticket(
+        &self,
+        asker: &Asker,
+        descriptor: FlightDescriptor,
+        sql: String,
+        params: Vec<ScalarValue>,
+        shape: Shape,
+    ) -> Result<FlightInfo> {
+        let schema = Arc::clone(&shape.schema);
+        let facts = json!({ "columns": shape.columns }).to_string();
+        let mut settings = asker.settings.clone();
+        // This call's time is not that of the one that shows the ticket; a session's is looked at again then.
+        settings.timeout = None;
+        let asked = Asked { sql, params, settings, shape, stop: CancellationToken::new() };
+        let handle = self.tickets.add(asker.id(), Arc::new(asked))?;
+        let ticket = TicketStatementQuery { statement_handle: Bytes::copy_from_slice(&handle) };
+        let mut endpoint = FlightEndpoint::new().with_ticket(Ticket::new(ticket.as_any().encode_to_vec()));
+        let expires = endpoint.expiration_time.get_or_insert_default();
+        expires.seconds = (self.hub.now() + LIFE).timestamp();
+        info(&schema, descriptor, endpoint).map(|info| info.with_app_metadata(facts))
+    }
+
+    /// The answer to the question that a ticket stands for.
+    pub(super) async fn redeem(&self, asker: &Asker, handle: &[u8]) -> Result<Response<Rows>, Status> {
+        let asked = self.tickets.of(asker.id(), handle).ok_or_else(error::unknown_ticket)?;
+        // A call that names another purpose than the question was described for does not mean this question.
+        if asker.named_purpose.is_some() && asker.named_purpose != asked.settings.purpose {
+            return Err(error::unknown_ticket());
+        }
+        self.answer(asker, &asked).await
+    }
+
+    async fn answer(&self, asker: &Asker, asked: &Asked) -> Result<Response<Rows>, Status> {
+        let question = asked.question(asker.settings.timeout);
+        // Who goes away, or whose time is over, wants no answer any more: nothing runs on in its place.
+        let _while_asked = question.bounds.stop.clone().drop_guard();
+        let (hub, credential) = (Arc::clone(&self.hub), asker.credential.clone());
+        let schema = Arc::clone(&asked.shape.schema);
+        if asked.shape.look_up {
+            let found = to_its_end(async move { hub.look_up(&credential, question).await }).await?;
+            return Ok(Response::new(rows(schema, found.batches, Bytes::new())));
+        }
+        let answered = to_its_end(async move { hub.query(&credential, question).await }).await?;
+        // Readers go by what they were told, so it must still be true.
+        let told = &asked.shape.columns;
+        if !told.is_empty() && !are_alike(&answered.released.columns, told) {
+            return Err(Status::aborted("what you may see has changed since this was described; ask again"));
+        }
+        let facts = answer::facts(&answered).to_string();
+        let mut headers = MetadataMap::new();
+        say_facts(&mut headers, &answered);
+        let mut response = Response::new(rows(schema, answered.released.batches, facts.into()));
+        *response.metadata_mut() = headers;
+        Ok(response)
+    }
+
+    /// Stops what runs for the tickets of a flight.
+    pub(super) fn cancel(&self, asker: &Asker, info: &FlightInfo) -> Result<(), Status> {
+        let tickets = info.endpoint.iter().filter_map(|endpoint| endpoint.ticket.as_ref());
+        let mut known = false;
+        for ticket in tickets {
+            if let Some(asked) = handle_of(ticket).and_then(|handle| self.tickets.remove(asker.id(), &handle)) {
+                asked.stop.cancel();
+                known = true;
+            }
+        }
+        known.then_some(()).ok_or_else(error::unknown_ticket)
+    }
+}
+
+/// The handle in a ticket, where it is one of a question.
+fn handle_of(ticket: &Ticket) -> Option<Bytes> {
+    let any = Any::decode(ticket.ticket.clone()).ok()?;
+    match Command::try_from(any).ok()? {
+        Command::TicketStatementQuery(ticket) => Some(ticket.statement_handle),
+        _ => None,
+    }
+}
+
+/// Where rows of this schema are to be had.
+pub(super) fn info(schema: &Schema, descriptor: FlightDescriptor, endpoint: FlightEndpoint) -> Result<FlightInfo> {
+    let info = FlightInfo::new().try_with_schema(schema).map_err(Error::internal)?;
+    Ok(info.with_descriptor(descriptor).with_endpoint(endpoint).with_ordered(true))
+}
+
+/// Rows as they go out, with facts about them on the first message, which is the schema.
+pub(super) fn rows(schema: SchemaRef, batches: Vec<RecordBatch>, facts: Bytes) -> Rows {
+    let target = Arc::clone(&schema);
+    let fitted = stream::iter(batches)
+        .map(move |batch| fit(&batch, &target).map_err(|error| FlightError::from(Status::from(error))));
+    FlightDataEncoderBuilder::new()
+        .with_schema(schema)
+        .with_metadata(facts)
+        .build(fitted)
+        .map_err(|error| match error {
+            FlightError::Tonic(status) => *status,
+            other => Error::internal(other).into(),
+        })
+        .boxed()
+}
+
+/// A batch under the schema its reader was told.
+fn fit(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
+    if batch.num_columns() != schema.fields().len() {
+        return Err(Error::internal("an answer has other columns than were described"));
+    }
+    let columns = batch.columns().iter().zip(schema.fields()).map(|(column, field)| fitted(column, field.data_type()));
+    let columns = columns.collect::<Result<Vec<_>>>()?;
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options).map_err(Error::internal)
+}
+
+fn fitted(column: &ArrayRef, kind: &DataType) -> Result<ArrayRef> {
+    if column.data_type() == kind {
+        return Ok(Arc::clone(column));
+    }
+    // A value that does not fit is a fault; the usual cast would make it a missing one.
+    let strictly = CastOptions { safe: false, ..CastOptions::default() };
+    let cast = |column: &ArrayRef, kind: &DataType| cast_with_options(column, kind, &strictly);
+    if plain(column.data_type()) == *kind {
+        return cast(column, kind).map_err(Error::internal);
+    }
+    // Values that were bound may make a column of another type than was told, and do where that loses nothing.
+    let fitted = cast(column, kind).map_err(|_| other_type())?;
+    let is_whole = *kind == DataType::Utf8 || cast(&fitted, column.data_type()).is_ok_and(|again| &again == column);
+    is_whole.then_some(fitted).ok_or_else(other_type)
+}
+
+fn other_type() -> Error {
+    Error::BadRequest(
+        "the values bound make a column of another type than was told; say the type, as in CAST($1 AS BIGINT)".into(),
+    )
+}
+
+/// Whether columns are shown by the same names and as openly as others.
+fn are_alike(these: &[ColumnExposure], others: &[ColumnExposure]) -> bool {
+    these.len() == others.len()
+        && these.iter().zip(others).all(|(one, other)| one.name == other.name && one.exposure == other.exposure)
+}
+
+/// The facts of an answer in headers, as the HTTP door says them.
+fn say_facts(headers: &mut MetadataMap, answered: &Answered) {
+    let released = &answered.released;
+    error::put(headers, "gridhub-query-id", &answered.query_id);
+    error::put(headers, "gridhub-log-index", &answered.log_index.to_string());
+    error::put(headers, "gridhub-protection", &json!(released.protection).to_string());
+    error::put(headers, "gridhub-snapshot", &answered.snapshot);
+    error::put(headers, "gridhub-policy", &answered.policy);
+    if !released.notices.is_empty() {
+        error::put(headers, "gridhub-notices", &json!(released.notices).to_string());
+    }
+}
+
+/// A schema as clients get it, each field with its exposure and its noise.
+fn with_exposures(schema: &Schema, columns: &[ColumnExposure]) -> SchemaRef {
+    let fields = schema.fields().iter().enumerate().map(|(at, field)| {
+        let Some(column) = columns.get(at) else { return plain_field(field) };
+        let mut metadata = HashMap::from([("gridhub.exposure".to_owned(), column.exposure.clone())]);
+        if let Some(noise) = &column.noise {
+            metadata.insert("gridhub.noise".to_owned(), json!(noise).to_string());
+        }
+        plain_field(field).with_name(&column.name).with_metadata(metadata)
+    });
+    Arc::new(Schema::new(fields.collect::<Fields>()))
+}
+
+/// A schema in types that every client reads.
+pub(super) fn plain_schema(schema: &Schema) -> Schema {
+    Schema::new(schema.fields().iter().map(|field| plain_field(field)).collect::<Fields>())
+}
+
+/// Nullable always: a promise that nothing is missing is not the hub's to make before it has looked.
+fn plain_field(field: &Field) -> Field {
+    let metadata = field.metadata().clone();
+    Field::new(field.name(), plain(field.data_type()), true).with_metadata(metadata)
+}
+
+/// The type that every client reads and that holds the same values: views and dictionaries are the engine's affair.
+fn plain(kind: &DataType) -> DataType {
+    match kind {
+        DataType::Utf8View => DataType::Utf8,
+        DataType::BinaryView => DataType::Binary,
+        DataType::Dictionary(_, values) => plain(values),
+        DataType::List(item) => DataType::List(Arc::new(plain_field(item))),
+        DataType::LargeList(item) => DataType::LargeList(Arc::new(plain_field(item))),
+        DataType::Struct(fields) => DataType::Struct(fields.iter().map(|field| plain_field(field)).collect()),
+        other => other.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::{
+        array::{Array, AsArray, DictionaryArray, Float64Array, StringArray, StringViewArray},
+        datatypes::{Int16Type, Int32Type},
+    };
+
+    use super::*;
+
+    #[test]
+    fn rows_go_out_under_the_schema_that_was_told() {
+        let words: DictionaryArray<Int32Type> = ["a", "b", "a"].into_iter().collect();
+        let views = StringViewArray::from(vec![Some("x"), None, Some("y")]);
+        let columns: Vec<(&str, ArrayRef)> =
+            vec![("words", Arc::new(words) as ArrayRef), ("views", Arc::new(views) as ArrayRef)];
+        let batch = RecordBatch::try_from_iter(columns).unwrap();
+        let told = Arc::new(plain_schema(batch.schema_ref()));
+        assert!(told.fields().iter().all(|field| *field.data_type() == DataType::Utf8 && field.is_nullable()));
+        let fitted = fit(&batch, &told).unwrap();
+        assert_eq!(fitted.column(0).as_string::<i32>(), &StringArray::from(vec!["a", "b", "a"]));
+        assert!(fitted.column(1).is_null(1));
+        let narrower = Arc::new(told.project(&[0]).unwrap());
+        assert!(fit(&batch, &narrower).is_err());
+    }
+
+    #[test]
+    fn values_that_change_a_type_lose_nothing_by_it() {
+        let halves: ArrayRef = Arc::new(Float64Array::from(vec![Some(2.5), None]));
+        let wholes: ArrayRef = Arc::new(Float64Array::from(vec![Some(2.0), None]));
+        let texts: ArrayRef = Arc::new(StringArray::from(vec!["13800138000a"]));
+        assert_eq!(fitted(&wholes, &DataType::Int16).unwrap().as_primitive::<Int16Type>().value(0), 2);
+        assert_eq!(fitted(&wholes, &DataType::Utf8).unwrap().as_string::<i32>().value(0), "2.0");
+        for (column, kind) in [(&halves, DataType::Int16), (&texts, DataType::Int64), (&texts, DataType::Date32)] {
+            let refused = fitted(column, &kind).unwrap_err();
+            assert!(matches!(&refused, Error::BadRequest(why) if !why.contains("138")), "{refused}");
+        }
+    }
+
+    #[test]
+    fn answers_without_columns_keep_their_rows() {
+        let options = RecordBatchOptions::new().with_row_count(Some(3));
+        let schema = Arc::new(Schema::empty());
+        let batch = RecordBatch::try_new_with_options(Arc::clone(&schema), Vec::new(), &options).unwrap();
+        assert_eq!(fit(&batch, &schema).unwrap().num_rows(), 3);
+    }
+
+    #[test]
+    fn a_ticket_holds_its_handle_and_nothing_else() {
+        let ticket = TicketStatementQuery { statement_handle: Bytes::from_static(&[7; 32]) };
+        let ticket = Ticket::new(ticket.as_any().encode_to_vec());
+        assert_eq!(handle_of(&ticket), Some(Bytes::from_static(&[7; 32])));
+        assert_eq!(handle_of(&Ticket::new(vec![7; 32])), None);
+        assert_eq!(handle_of(&Ticket::new(Vec::new())), None);
+    }
+
+    #[tokio::test]
+    async fn facts_come_with_the_first_message() {
+        let schema = Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, true)]));
+        let messages: Vec<_> = rows(schema, Vec::new(), Bytes::from_static(b"{}")).try_collect().await.unwrap();
+        assert_eq!(messages.len(), 1, "an answer without rows still has its schema");
+        assert_eq!(messages[0].app_metadata, Bytes::from_static(b"{}"));
+    }
+}
