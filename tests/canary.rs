@@ -84,7 +84,7 @@ async fn no_canary_is_ever_on_disk() {
 }
 
 /// Reads every file below, as it stands and, for Parquet, decoded.
-fn search(folder: &Path) {
+pub fn search(folder: &Path) {
     let files = files_below(folder);
     for path in &files {
         let bytes = std::fs::read(path).unwrap();

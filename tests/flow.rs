@@ -6,6 +6,7 @@ pub mod current_state;
 mod epochs;
 mod erasure;
 mod formats;
+mod http;
 mod log;
 mod protected;
 mod questions;

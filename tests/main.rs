@@ -5,10 +5,12 @@
 mod attacks;
 mod canary;
 mod decisions;
+mod doors;
 mod faults;
 mod flow;
 mod ghosts;
 mod leaks;
+mod load;
 mod outbox;
 mod peer;
 mod policies;

@@ -14,7 +14,12 @@ pub fn gridhub(arguments: &[&str]) -> Output {
 
 pub fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_gridhub"));
-    command.current_dir(repository()).args(arguments).env_remove("GRIDHUB_URL").env_remove("GRIDHUB_TOKEN");
+    command.current_dir(repository()).args(arguments);
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("GRIDHUB_") {
+            command.env_remove(name);
+        }
+    }
     command
 }
 
@@ -34,17 +39,21 @@ impl Served {
     }
 
     pub fn start_at(folder: &Path, address: &str) -> Self {
+        Self::start_with(folder, address, &[])
+    }
+
+    /// With further arguments.
+    pub fn start_with(folder: &Path, address: &str, further: &[String]) -> Self {
         let (data, keys) = (folder.join("data"), folder.join("keys"));
-        let mut process =
-            command(&["serve", "--data", data.to_str().unwrap(), "--keys", keys.to_str().unwrap(), "--http", address])
-                .stderr(Stdio::piped())
-                .spawn()
-                .unwrap();
+        let (data, keys) = (data.to_str().unwrap(), keys.to_str().unwrap());
+        let doors = ["--http", address, "--postgres", "none", "--flight", "none"];
+        let arguments = [["serve", "--data", data, "--keys", keys].as_slice(), &doors].concat();
+        let mut process = command(&arguments).args(further).stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
         let line = lines.find(|line| line.as_ref().unwrap().contains("listens on")).unwrap().unwrap();
         std::thread::spawn(move || lines.for_each(drop));
         let url =
-            line.split_whitespace().find(|word| word.starts_with("http://")).unwrap().trim_end_matches(',').to_owned();
+            line.split_whitespace().find(|word| word.starts_with("http")).unwrap().trim_end_matches(',').to_owned();
         Self { process, url }
     }
 
@@ -66,7 +75,14 @@ fn exit_statuses_say_what_kind_of_failure() {
     assert_eq!(gridhub(&["policy", "check"]).status.code(), Some(0));
     assert_eq!(gridhub(&["policy", "explain", "nobody", "cdc.cases"]).status.code(), Some(2));
     assert_eq!(gridhub(&["fly"]).status.code(), Some(2));
-    assert_eq!(gridhub(&["serve", "--flight", "127.0.0.1:50051"]).status.code(), Some(2));
+    let no_door = gridhub(&["serve", "--http", "none", "--postgres", "none", "--flight", "none"]);
+    assert_eq!(no_door.status.code(), Some(2));
+    assert!(text(&no_door.stderr).contains("no door would be left"), "{}", text(&no_door.stderr));
+    let in_the_clear = gridhub(&["serve", "--http", "none", "--postgres", "0.0.0.0:0", "--flight", "none"]);
+    assert_eq!(in_the_clear.status.code(), Some(2));
+    assert!(text(&in_the_clear.stderr).contains("without TLS"), "{}", text(&in_the_clear.stderr));
+    let half_of_tls = gridhub(&["serve", "--tls-key", "hub.key"]);
+    assert_eq!(half_of_tls.status.code(), Some(2));
     let unreachable = gridhub(&["query", "SELECT 1", "--hub", "http://127.0.0.1:1", "--token", "ghub_x"]);
     assert_eq!(unreachable.status.code(), Some(3));
     assert!(text(&unreachable.stderr).contains("nothing is lost, try again"));
@@ -244,4 +260,40 @@ fn after_an_erasure_the_command_line_and_the_hub_still_share_the_database() {
     let again = { again }.env("GRIDHUB_URL", &hub.url).env("GRIDHUB_TOKEN", &uploader).output().unwrap();
     assert!(text(&again.stdout).contains("\"rows_duplicate\":9"), "{}", text(&again.stdout));
     hub.kill();
+}
+
+#[test]
+fn the_log_tells_no_literal_however_much_is_asked_of_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (data, keys, log) = (path("data"), path("keys"), path("log"));
+    let doors = ["--http", "127.0.0.1:0", "--postgres", "none", "--flight", "none"];
+    let arguments = [["serve", "--data", data.as_str(), "--keys", keys.as_str()].as_slice(), &doors].concat();
+    let mut process = command(&arguments)
+        .env("GRIDHUB_LOG", "trace,sqlparser::parser=trace")
+        .stderr(std::fs::File::create(&log).unwrap())
+        .spawn()
+        .unwrap();
+    let told = || String::from_utf8_lossy(&std::fs::read(&log).unwrap()).into_owned();
+    let url = loop {
+        assert!(process.try_wait().unwrap().is_none(), "{}", told());
+        if let Some((_, rest)) = told().split_once("listens on ")
+            && let Some((url, _)) = rest.split_once(',')
+        {
+            break url.to_owned();
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    };
+    let made = gridhub(&["token", "create", "health-analyst", "--data", &data]);
+    let token = text(&made.stdout).trim().to_owned();
+    let sql = "SELECT name FROM divisions WHERE name = 'canaryliteral'";
+    let asked = gridhub(&["query", sql, "--purpose", "epidemiology", "--hub", &url, "--token", &token]);
+    process.kill().unwrap();
+    process.wait().unwrap();
+    let told = told();
+    assert_eq!(asked.status.code(), Some(0), "{}{told}", text(&asked.stderr));
+    assert!(told.contains("/v1/sql"), "the hub's own lines are there: {told}");
+    for canary in ["canaryliteral", token.as_str()] {
+        assert!(!told.contains(canary), "{told}");
+    }
 }

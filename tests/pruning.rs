@@ -24,7 +24,7 @@ use gridhub::{
     policy::{Policy, View},
     pseudonym::{Pseudonyms, TokenKey},
     query::{
-        self, Engine, GovernedTable, Subjects, barrier,
+        self, Bounds, Engine, GovernedTable, Subjects, barrier,
         defences::{Defence, Defences},
         planner,
     },
@@ -215,7 +215,7 @@ impl Stages {
             read.add(&plan);
             Ok(read)
         };
-        self.engine.work(reading).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"))
+        self.engine.work(&Bounds::default(), reading).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"))
     }
 
     /// What the analyst sees of an identifier.

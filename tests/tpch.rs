@@ -18,7 +18,6 @@ use datafusion::{
     prelude::{SessionConfig, SessionContext},
 };
 use gridhub::{
-    disclose::Wishes,
     hub::{Hub, Question},
     validate::canonical::holds_identifier,
 };
@@ -95,7 +94,7 @@ async fn compare(scale: f64) {
 }
 
 fn question(sql: String) -> Question {
-    Question { sql, purpose: None, params: Vec::new(), wishes: Wishes::default(), channel: "test" }
+    Question::new(sql, "test")
 }
 
 fn plain_session() -> SessionContext {

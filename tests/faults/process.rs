@@ -43,7 +43,8 @@ pub fn plain(mut command: Command) -> Command {
 pub fn serving(folder: &Path) -> Vec<String> {
     let (data, keys) = (folder.join("data"), folder.join("keys"));
     let (data, keys) = (data.to_str().unwrap().to_owned(), keys.to_str().unwrap().to_owned());
-    ["serve", "--data", &data, "--keys", &keys, "--http", "127.0.0.1:0"].map(str::to_owned).to_vec()
+    let doors = ["--http", "127.0.0.1:0", "--postgres", "none", "--flight", "none"];
+    ["serve", "--data", &data, "--keys", &keys].into_iter().chain(doors).map(str::to_owned).collect()
 }
 
 /// The command that serves the hub of `folder`.

@@ -96,6 +96,31 @@ async fn faults_in_policies_are_named_by_file_and_line() {
     assert!(said.contains("has no purpose"), "{said}");
     let said = broken("entities.json", "\"id\": \"420191\"", "\"id\": \"420191000000\"").await;
     assert!(said.contains("not in canonical form"), "{said}");
+    for (attribute, expected) in [
+        ("\"certificates\": [\"dns:Officer.example\"]", "has the certificate `dns:Officer.example`; write `dns:NAME`"),
+        ("\"certificates\": [\"dns:büro.example\"]", "has the certificate `dns:büro.example`"),
+        ("\"certificates\": [\"ip:127.0.0.1\"]", "has the certificate `ip:127.0.0.1`"),
+        ("\"certificates\": [\"cn:\"]", "has the certificate `cn:`"),
+        ("\"identities\": [\"https://issuer.example\"]", "write `ISSUER|SUBJECT`"),
+        ("\"default_purpose\": \"epidemiology\"", "asks for `epidemiology` by default"),
+    ] {
+        let said = start_fails(move |opening, folder| {
+            opening.policies = changed(folder, "policies", "entities.json", |text| {
+                text.replacen("\"purposes\": [\"audit\"]", &format!("\"purposes\": [\"audit\"], {attribute}"), 1)
+            });
+        })
+        .await;
+        assert!(said.starts_with("HERE/policies/entities.json: ") && said.contains(expected), "{said}");
+    }
+    // Nobody could say which of the two is asking.
+    let said = start_fails(|opening, folder| {
+        opening.policies = changed(folder, "policies", "entities.json", |text| {
+            let purposes = "\"purposes\": [\"quality-control\"]";
+            text.replace(purposes, &format!("{purposes}, \"certificates\": [\"cn:uploader\"]"))
+        });
+    })
+    .await;
+    assert!(said.contains("`cn:uploader` is both Caller::"), "{said}");
     let said = broken("disclosure.json", "cells_at_least", "cells_at_most").await;
     assert!(said.starts_with("HERE/policies/disclosure.json:3: what stands here is no setting"), "{said}");
     let said = broken("disclosure.json", "0.05", "5").await;

@@ -5,6 +5,7 @@ use std::{path::Path, sync::Arc};
 use chrono::{DateTime, TimeDelta, Utc};
 use gridhub::{
     dataset::{DatasetName, contract, scope::Scope},
+    front::doors::Addresses,
     hub::Hub,
     policy::Policy,
 };
@@ -12,7 +13,10 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::{listing, refusal, shape, whole};
-use crate::support::{CSV, TestClock, TestHub, changed, fixture, opening, repository};
+use crate::{
+    doors::support::{Site, batches_of_flight, connect, header, status, texts_of_batches, told},
+    support::{CSV, TestClock, TestHub, changed, fixture, opening, repository},
+};
 
 /// The repository's policies without the files for which `leave_out` holds.
 fn policies_without(into: &Path, leave_out: impl Fn(&str) -> bool) -> std::path::PathBuf {
@@ -726,8 +730,8 @@ async fn a16_descriptions_do_not_speak_of_hidden_fields() {
     }
 }
 
-/// The second door of the house has no lock: an export, a saved question, a parameter of a page. (A17:
-/// simonw/datasette#813, #2527)
+/// The second door of the house has no lock: an export, a saved question, a parameter of a page, another protocol.
+/// (A17: simonw/datasette#813, #2527)
 #[tokio::test(flavor = "multi_thread")]
 async fn a17_every_door_is_known_and_goes_through_the_gate() {
     // Routes that answer with data, each guarded; and those that carry none.
@@ -744,12 +748,14 @@ async fn a17_every_door_is_known_and_goes_through_the_gate() {
     // Uploads in pieces: their own sender's alone, see flow/resumable.
     const PIECES: [&str; 2] = ["/v1/uploads", "/v1/uploads/{upload}"];
     const OPEN: [&str; 3] = ["/v1/log/checkpoint", "/v1/log/verifier", "/v1/log/tile"];
+    // Open to the loopback address, and silent about data: see flow/http.
+    const OPERATIONS: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
     let hub = TestHub::with_city().await;
     let described = hub.get("", "/openapi.json").await.json();
     let paths: Vec<_> = described["paths"].as_object().unwrap().keys().cloned().collect();
     for path in &paths {
-        let known =
-            DATA.iter().chain(&PIECES).any(|known| known == path) || OPEN.iter().any(|open| path.starts_with(open));
+        let known = DATA.iter().chain(&PIECES).chain(&OPERATIONS).any(|known| known == path)
+            || OPEN.iter().any(|open| path.starts_with(open));
         assert!(known, "`{path}` is new: say here whether it answers with data, and try its gate");
     }
     assert!(DATA.iter().all(|path| paths.iter().any(|found| found == path)), "{paths:?}");
@@ -816,9 +822,46 @@ async fn a17_every_door_is_known_and_goes_through_the_gate() {
         let reply = hub.get(&token, path).await;
         assert_eq!((reply.status, reply.text()), (404, nowhere.text()), "{path}");
     }
-    // All doors have the same answer to the same hidden thing.
+    // All routes have the same answer to the same hidden thing.
     let sql = json!({"sql": "SELECT severity FROM cases"});
     let asked = hub.post(&token, "/v1/sql", &sql, "").await;
     let explained = hub.post(&token, "/v1/explain", &sql, "").await;
     assert_eq!((asked.status, asked.text()), (explained.status, explained.text()));
+
+    // The doors there are: HTTP, Postgres and Flight SQL. A further one does not compile here before it is tried.
+    let door = "127.0.0.1:0";
+    let Addresses { http: _, postgres: _, flight: _ } = Addresses { http: door, postgres: door, flight: door };
+    let site = Site::open(hub).await;
+    let long = "x".repeat(4_000);
+    for secret in ["", "ghub_x", "Bearer", long.as_str()] {
+        let refused = connect(&site.config("grid-worker", secret, "case-management")).await.err().unwrap();
+        assert_eq!(told(&refused), "FATAL 28P01 password authentication failed");
+        let mut client = site.flight_client().await;
+        assert!(client.handshake("grid-worker", secret).await.is_err());
+        client.set_token(secret.to_owned());
+        let refused = status(client.execute("SELECT count(*) FROM divisions".into(), None).await.unwrap_err());
+        assert_eq!(refused.code(), tonic::Code::Unauthenticated);
+    }
+    // They too have the same answer to the same hidden thing, and to the same rows.
+    let line = site.line("grid-worker", "case-management").await;
+    let mut flight = site.flight_session("grid-worker", "case-management").await;
+    for (sql, slug, code) in [
+        ("SELECT severity FROM cases", "unknown-column", "42703"),
+        ("SELECT nothing FROM cases", "unknown-column", "42703"),
+        ("SELECT 1 FROM pharmacy.sales", "unknown-table", "42P01"),
+        ("SELECT 1 FROM pharmacy.nothing", "unknown-table", "42P01"),
+        ("DELETE FROM cases", "refused", "42501"),
+    ] {
+        let asked = refusal(&site.hub.post(&token, "/v1/sql", &json!({ "sql": sql }), "").await);
+        assert_eq!(asked.split(' ').next(), Some(slug), "{sql}");
+        assert_eq!(line.fails(sql).await.split(' ').nth(1), Some(code), "{sql}");
+        let refused = status(flight.execute(sql.into(), None).await.unwrap_err());
+        assert_eq!(header(&refused, "gridhub-error"), slug, "{sql}");
+    }
+    let sql = "SELECT count(*) AS n FROM cases";
+    let info = flight.execute(sql.into(), None).await.unwrap();
+    let rows = texts_of_batches(&batches_of_flight(&mut flight, &info).await);
+    assert_eq!(rows, [[Some("12".to_owned())]]);
+    assert_eq!(line.texts(sql).await, rows);
+    assert_eq!(site.hub.ask_as(&token, "case-management", sql, "").await.rows(), "[12]");
 }

@@ -1,0 +1,9 @@
+//! The Postgres door over the wire, with tokio-postgres: what is expected is counted by hand from the fixtures.
+
+mod answers;
+mod catalogue;
+mod errors;
+mod exchanges;
+mod limits;
+mod login;
+mod parts;
