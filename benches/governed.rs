@@ -23,12 +23,13 @@
 //!
 //! Beside these, what protection costs: protected statistics against the same counted by the engine alone
 //! (`governed/protected.rs`), and the sketches that they are compared by (`governed/sketches.rs`); and what the way in
-//! costs (`governed/uploads.rs`).
+//! costs (`governed/uploads.rs`). And what small questions cost many callers at every door, beside PostgreSQL 15 with
+//! row level security, masking views and a log (`governed/doors.rs`).
 //!
 //! Ends with an error only where something fails or answers differ, never over time. Settings, all from the
 //! environment:
-//! - `GRIDHUB_BENCH`: which of `tpch`, `questions`, `protected`, `sketches` and `uploads` are run, with commas between;
-//!   all.
+//! - `GRIDHUB_BENCH`: which of `tpch`, `questions`, `protected`, `sketches`, `uploads` and `doors` are run, with commas
+//!   between; all.
 //! - `GRIDHUB_BENCH_REPEAT` (11), `GRIDHUB_BENCH_JSON` (target/governed.json).
 //! - `GRIDHUB_TPCH_SCALE` (0.1).
 //! - `GRIDHUB_BENCH_PEOPLE` (100000) and `GRIDHUB_BENCH_DAYS` (14): the city of `questions`, and of those of them that
@@ -38,12 +39,16 @@
 //!   to load. Of groups of fewer than 18 people, some are not shown.
 //! - `GRIDHUB_BENCH_UPLOAD_ROWS` (1000000) and `GRIDHUB_BENCH_UPLOAD_PEOPLE` (a tenth of them): the large file of
 //!   `uploads`. `GRIDHUB_BENCH_PUSHES` (40): small pushes of each uploader.
+//! - `GRIDHUB_BENCH_CONNECTIONS` (1,16,200) and `GRIDHUB_BENCH_DOORS_SECONDS` (2): how many ask at every door of
+//!   `doors`, and for how long; its city has 20000 people where `GRIDHUB_BENCH_PEOPLE` says nothing else.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a measurement that fails should say so")]
 
 #[path = "governed/city.rs"]
 mod city;
 #[path = "../tests/tpch/data.rs"]
 mod data;
+#[path = "governed/doors.rs"]
+mod doors;
 #[path = "governed/lab.rs"]
 mod lab;
 #[path = "governed/pinsketch.rs"]
@@ -85,7 +90,7 @@ use gridhub::{
     keys::Keys,
     policy::{Policy, View},
     pseudonym::{Pseudonyms, TokenKey},
-    query::{self, Engine, defences::Defences},
+    query::{self, Bounds, Engine, defences::Defences},
     store::{Snapshot, Store, metadata::Metadata, publication::Publisher},
 };
 use serde_json::json;
@@ -105,7 +110,7 @@ fn main() {
 }
 
 /// What can be measured, in the order in which it is.
-const BENCHES: [&str; 5] = ["tpch", "questions", "protected", "sketches", "uploads"];
+const BENCHES: [&str; 6] = ["tpch", "questions", "protected", "sketches", "uploads", "doors"];
 
 async fn run() {
     let wanted = wanted();
@@ -193,6 +198,11 @@ async fn run() {
         }
         report::small(&small);
         report["uploads"] = json!({"hashing": hashing, "bulk": bulk, "small": small});
+    }
+    if wants("doors") {
+        let lines = doors::measure().await;
+        doors::tell(&lines);
+        report["doors"] = json!({"each": lines, "geometric_means": doors::ratios(&lines)});
     }
     report::write(&report);
 }
@@ -364,7 +374,7 @@ impl World {
             let answer = engine.run(guarded).await?;
             disclose::release(answer)
         };
-        self.engine.work(answering).await
+        self.engine.work(&Bounds::default(), answering).await
     }
 
     /// How long it takes to bind a question to the view, to guard it and to optimise it, in milliseconds.
@@ -380,13 +390,12 @@ impl World {
             engine.prepare(&guarded)?;
             Ok([bound, checked - bound, milliseconds(started) - checked])
         };
-        self.engine.work(planning).await
+        self.engine.work(&Bounds::default(), planning).await
     }
 
     async fn end_to_end(&self, sql: &str) -> Result<hub::Answered> {
         let purpose = Some(purpose(&self.credential));
-        let (params, wishes) = (Vec::new(), Wishes::default());
-        let question = hub::Question { sql: sql.to_owned(), purpose, params, wishes, channel: "bench" };
+        let question = hub::Question { purpose, ..hub::Question::new(sql, "bench") };
         self.hub.query(&self.credential, question).await
     }
 

@@ -20,7 +20,7 @@ use gridhub::{
     dataset::DatasetName,
     disclose::{Gate, Released, Settings},
     keys::Keys,
-    query::defences::Defences,
+    query::{Bounds, defences::Defences},
     release::{
         ledger::Ledger,
         noise::{FLOOR, NoiseKey, SPREAD, THRESHOLD},
@@ -109,7 +109,7 @@ impl World {
             let (engine, snapshot) = (Arc::clone(&self.engine), self.snapshot.clone());
             let dataset = Arc::clone(&self.view.dataset(&name).unwrap().dataset);
             let counting = async move { engine.count_subjects(&snapshot, &dataset).await };
-            times.push(timed(&format!("{name}: its subjects"), self.engine.work(counting)).await);
+            times.push(timed(&format!("{name}: its subjects"), self.engine.work(&Bounds::default(), counting)).await);
         }
         median(times)
     }

@@ -23,7 +23,10 @@ use chrono::NaiveDate;
 use gridhub::{
     dataset::{Identifier, IdentifierKind},
     demo::{as_parquet, city as demo_city},
-    front::http,
+    front::{
+        http,
+        listen::{self, Listener},
+    },
     hub::{Hub, Opening, Push},
     identity,
     keys::Keys,
@@ -35,6 +38,7 @@ use parquet::{arrow::ArrowWriter, basic::Compression, file::properties::WriterPr
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use ring::hmac;
 use serde::Serialize;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{city, data, milliseconds, plain, setting};
@@ -355,11 +359,11 @@ pub async fn small(uploaders: usize) -> Small {
 
     let metadata = Metadata::open(&data_folder).unwrap();
     let (token, _) = identity::create(&metadata, "community-uploader", None, chrono::Utc::now()).unwrap();
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listener = Listener::bind("127.0.0.1:0", listen::Limits::default()).await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let options = http::Options { body_limit: 1 << 30, ..http::Options::default() };
     let router = http::router(Arc::clone(&hub), options);
-    let server = tokio::spawn(http::serve(listener, router, std::future::pending()));
+    let server = tokio::spawn(http::serve(listener, router, CancellationToken::new()));
 
     // As `gridhub serve` does.
     let kept_up = Arc::clone(&hub);
