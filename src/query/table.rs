@@ -505,7 +505,7 @@ impl GovernedTable {
     }
 }
 
-pub(super) fn visible_fields(view: &DatasetView) -> Vec<ArrowField> {
+fn visible_fields(view: &DatasetView) -> Vec<ArrowField> {
     let of = |name: &String, exposure: Exposure| {
         let field = view.dataset.field(name)?;
         let kind = match (exposure, arrow_type(field.kind)) {

@@ -9,7 +9,7 @@ use arrow::datatypes::DataType;
 use super::types;
 use crate::{
     policy::{DatasetView, Exposure, View},
-    query::table::visible_fields,
+    query::shown_fields,
 };
 
 /// The id of the schema `public`, as PostgreSQL numbers it.
@@ -157,9 +157,7 @@ pub(super) fn unquoted(part: &str) -> String {
 fn columns(seen: &DatasetView) -> Vec<Column> {
     let described = |(field, (name, exposure)): (arrow::datatypes::Field, &(String, Exposure))| {
         let contract = seen.dataset.field(name);
-        // Nobody gets the rows of a sealed identifier; what stands for it inside is no client's affair.
-        let sealed = *exposure == Exposure::Aggregate && contract.is_some_and(|field| field.identifier.is_some());
-        let kind = if sealed { DataType::Utf8 } else { types::as_sent(field.data_type()) };
+        let kind = types::as_sent(field.data_type());
         let words = contract.map(|field| field.description.as_str()).filter(|words| !words.is_empty());
         let description = match words {
             Some(words) => format!("{}: {words}", exposure.word()),
@@ -167,7 +165,7 @@ fn columns(seen: &DatasetView) -> Vec<Column> {
         };
         Column { name: name.clone(), kind, description }
     };
-    visible_fields(seen).into_iter().zip(&seen.fields).map(described).collect()
+    shown_fields(seen).into_iter().zip(&seen.fields).map(described).collect()
 }
 
 /// An object id that follows from the name alone, so that it is the same in every statement of a session and tells
