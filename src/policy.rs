@@ -1,11 +1,12 @@
 //! The access gate: a caller, a purpose and the contracts in, a [`View`] out.
 //!
 //! Policies are Cedar; [`cedar`] loads and asks them, [`attributes`] says which fields of rows they may look
-//! at, [`residual`] turns what Cedar leaves open about rows into a [`Scope`]. Whatever cannot be decided is
-//! denied.
+//! at, [`residual`] turns what Cedar leaves open about rows into a [`Scope`], [`moments`] says until when what
+//! was decided holds. Whatever cannot be decided is denied.
 
 mod attributes;
 mod cedar;
+mod moments;
 mod residual;
 
 use std::{
@@ -14,7 +15,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use cedar_policy::{Decision, EntityUid};
+use cedar_policy::Decision;
 use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::{
@@ -23,10 +24,15 @@ use crate::{
     disclose::Settings,
     error::{Error, Result},
 };
-use cedar::{Action, LeftOut, Question, uid};
+use cedar::{Action, LeftOut, Question, Resource};
 
-/// How long a view may be reused: a grant that ends takes at most this long to be felt.
+/// How long a view may be reused where policies do more with the time than to compare it with known instants: a
+/// grant that ends takes at most this long to be felt.
 const VIEW_LIFETIME: TimeDelta = TimeDelta::seconds(2);
+
+/// How long where they do not. A view then holds until the next of these instants, and a grant that ends is felt
+/// at once; this is for what nobody thought of.
+const LONGEST_LIFETIME: TimeDelta = TimeDelta::hours(1);
 
 /// The file of a policy folder that says how much is released. It need not be there.
 const DISCLOSURE: &str = "disclosure.json";
@@ -197,6 +203,9 @@ impl Policy {
         for NotCompiled { policy, what, for_whom, outcome, .. } in policy.not_compiled()? {
             tracing::warn!(policy, what, for_whom, outcome, "a policy over rows cannot be compiled");
         }
+        if let Err(why) = &policy.cedar.moments {
+            tracing::warn!(why, "decisions may change at any time, so policies are asked anew every two seconds");
+        }
         Ok(policy)
     }
 
@@ -267,8 +276,7 @@ impl Policy {
         let key = (caller.id.clone(), purpose.to_owned());
         let known = self.views.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
         if let Some((made, view)) = known
-            && made <= now
-            && now - made < VIEW_LIFETIME
+            && self.still_holds(made, now)
         {
             return Ok(view);
         }
@@ -282,12 +290,14 @@ impl Policy {
     /// # Errors
     /// Only a fault of the hub.
     pub fn may_push(&self, caller: &Caller, name: &DatasetName) -> Result<Option<PushGrant>> {
-        let now = (self.clock)();
+        self.may_push_at(caller, name, (self.clock)())
+    }
+
+    fn may_push_at(&self, caller: &Caller, name: &DatasetName, now: DateTime<Utc>) -> Result<Option<PushGrant>> {
         let key = (caller.id.clone(), name.clone());
         let known = self.grants.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
         if let Some((made, grant)) = known
-            && made <= now
-            && now - made < VIEW_LIFETIME
+            && self.still_holds(made, now)
         {
             return Ok(grant);
         }
@@ -296,10 +306,21 @@ impl Policy {
         Ok(grant)
     }
 
+    /// Whether what was decided at `made` may stand for what would be decided now. Where the clock went back, it
+    /// may not.
+    fn still_holds(&self, made: DateTime<Utc>, now: DateTime<Utc>) -> bool {
+        if now < made {
+            return false;
+        }
+        match &self.cedar.moments {
+            Ok(moments) => now - made < LONGEST_LIFETIME && moments.hold(made, now),
+            Err(_) => now - made < VIEW_LIFETIME,
+        }
+    }
+
     fn decide_push(&self, caller: &Caller, name: &DatasetName, now: DateTime<Utc>) -> Result<Option<PushGrant>> {
-        let question = Question { caller, purpose: "", now };
-        let dataset = uid("Dataset", &name.to_string());
-        if self.cedar.ask(&question, Action::BatchPush, &dataset)?.decision != Decision::Allow {
+        let question = Question::new(caller, "", now)?;
+        if self.cedar.ask(&question, Action::BatchPush, Resource::Dataset(name))?.decision != Decision::Allow {
             return Ok(None);
         }
         let Some(contract) = self.datasets.get(name) else { return Ok(None) };
@@ -308,9 +329,9 @@ impl Policy {
     }
 
     /// Whether any caller of an agency may push batches to the dataset.
-    fn pushes(&self, agency: &str, name: &DatasetName) -> Result<bool> {
+    fn pushes(&self, agency: &str, name: &DatasetName, now: DateTime<Utc>) -> Result<bool> {
         let mut callers = self.cedar.callers.values().filter(|caller| caller.agency == agency);
-        callers.try_fold(false, |pushes, caller| Ok(pushes || self.may_push(caller, name)?.is_some()))
+        callers.try_fold(false, |pushes, caller| Ok(pushes || self.may_push_at(caller, name, now)?.is_some()))
     }
 
     /// Whether the caller may read the access log for that purpose.
@@ -318,8 +339,8 @@ impl Policy {
     /// # Errors
     /// Only a fault of the hub.
     pub fn may_read_log(&self, caller: &Caller, purpose: &str) -> Result<bool> {
-        let question = Question { caller, purpose, now: (self.clock)() };
-        Ok(self.cedar.ask(&question, Action::LogRead, &uid("Log", "access"))?.decision == Decision::Allow)
+        let question = Question::new(caller, purpose, (self.clock)())?;
+        Ok(self.cedar.ask(&question, Action::LogRead, Resource::Log)?.decision == Decision::Allow)
     }
 
     /// Whether the caller may have people erased, from all datasets of the hub, for that purpose.
@@ -327,8 +348,8 @@ impl Policy {
     /// # Errors
     /// Only a fault of the hub.
     pub fn may_erase(&self, caller: &Caller, purpose: &str) -> Result<bool> {
-        let question = Question { caller, purpose, now: (self.clock)() };
-        let decided = self.cedar.ask(&question, Action::RecordsErase, &uid("Hub", "records"))?;
+        let question = Question::new(caller, purpose, (self.clock)())?;
+        let decided = self.cedar.ask(&question, Action::RecordsErase, Resource::Hub)?;
         Ok(decided.decision == Decision::Allow)
     }
 
@@ -337,7 +358,7 @@ impl Policy {
     /// # Errors
     /// Only a fault of the hub.
     pub fn explain(&self, caller: &Caller, dataset: &Dataset, purpose: &str) -> Result<Explanation> {
-        let question = Question { caller, purpose, now: (self.clock)() };
+        let question = Question::new(caller, purpose, (self.clock)())?;
         let mut fields = Vec::new();
         for field in &dataset.fields {
             let (exposure, because) = match self.exposure(&question, dataset, field)? {
@@ -385,7 +406,7 @@ impl Policy {
                 .flat_map(|purpose| [(purpose.as_str(), Action::RowsRead), (purpose.as_str(), Action::RowsAggregate)]);
             // Who pushes names no purpose.
             for (purpose, action) in reads.chain([("", Action::RowsWrite)]) {
-                let question = Question { caller, purpose, now };
+                let question = Question::new(caller, purpose, now)?;
                 for dataset in self.datasets.values() {
                     for left_out in self.cedar.compiled_rows(&question, action, dataset)?.1 {
                         list(left_out, "for one of today's callers, at this moment");
@@ -406,7 +427,7 @@ impl Policy {
         let mut told = Vec::new();
         for caller in self.cedar.callers.values() {
             for purpose in &caller.purposes {
-                let question = Question { caller, purpose, now };
+                let question = Question::new(caller, purpose, now)?;
                 for dataset in self.datasets.values() {
                     let Some(rows) = self.reach(&question, dataset)? else { continue };
                     for field in rows.scope().fields().into_iter().filter_map(|name| dataset.field(name)) {
@@ -428,7 +449,7 @@ impl Policy {
     }
 
     fn decide(&self, caller: &Arc<Caller>, purpose: &str, now: DateTime<Utc>) -> Result<View> {
-        let question = Question { caller, purpose, now };
+        let question = Question::new(caller, purpose, now)?;
         let mut datasets = BTreeMap::new();
         for (name, dataset) in &self.datasets {
             let Some(rows) = self.reach(&question, dataset)? else { continue };
@@ -447,7 +468,7 @@ impl Policy {
             if fields.is_empty() && matches!(rows, Rows::Open(_)) {
                 continue;
             }
-            let own = self.pushes(&caller.agency, name)?;
+            let own = self.pushes(&caller.agency, name, now)?;
             datasets.insert(name.clone(), DatasetView { dataset: Arc::clone(dataset), fields, rows, own });
         }
         Ok(View {
@@ -476,7 +497,6 @@ impl Policy {
         dataset: &Dataset,
         field: &Field,
     ) -> Result<Option<(Exposure, Vec<String>)>> {
-        let resource = field_uid(dataset, field);
         for (action, exposure) in LADDER {
             let has_form = match exposure {
                 // An identifier is stored as a pseudonym only: the richest there is of it is a token.
@@ -488,7 +508,7 @@ impl Policy {
             if !has_form {
                 continue;
             }
-            let decided = self.cedar.ask(question, action, &resource)?;
+            let decided = self.cedar.ask(question, action, Resource::Field(dataset, field))?;
             if decided.decision == Decision::Allow {
                 return Ok(Some((exposure, decided.because)));
             }
@@ -501,7 +521,7 @@ impl Policy {
         let now = (self.clock)();
         for caller in self.cedar.callers.values() {
             for purpose in &caller.purposes {
-                let question = Question { caller, purpose, now };
+                let question = Question::new(caller, purpose, now)?;
                 for dataset in self.datasets.values() {
                     for field in &dataset.fields {
                         let lacking = [
@@ -512,7 +532,7 @@ impl Policy {
                             if there {
                                 continue;
                             }
-                            let decided = self.cedar.ask(&question, action, &field_uid(dataset, field))?;
+                            let decided = self.cedar.ask(&question, action, Resource::Field(dataset, field))?;
                             if decided.decision == Decision::Allow {
                                 let policy = decided.because.first().map_or("", String::as_str);
                                 let (file, line) = self.cedar.origin(policy);
@@ -587,7 +607,3 @@ const LADDER: [(Action, Exposure); 4] = [
     (Action::FieldToken, Exposure::Token),
     (Action::FieldAggregate, Exposure::Aggregate),
 ];
-
-fn field_uid(dataset: &Dataset, field: &Field) -> EntityUid {
-    uid("Field", &format!("{}.{}", dataset.name, field.name))
-}

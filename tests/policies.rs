@@ -21,7 +21,7 @@ use cedar_policy::{
     Authorizer, Context, Decision, Entities, Entity, EntityId, EntityTypeName, EntityUid, PolicySet, Request,
     RestrictedExpression, Schema,
 };
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta};
 use datafusion::{
     common::DFSchema,
     logical_expr::{
@@ -39,7 +39,7 @@ use gridhub::{
         scope::{Row, Scope, Value},
     },
     error::Result,
-    policy::Policy,
+    policy::{Exposure, Policy, Rows, View},
     query::scope,
     store::SOURCE,
     validate,
@@ -167,9 +167,13 @@ impl Lab {
     }
 
     fn load(&self, text: &str) -> Result<Policy> {
+        self.load_by(text, &TestClock::at(NOW))
+    }
+
+    fn load_by(&self, text: &str, clock: &TestClock) -> Result<Policy> {
         std::fs::write(self.policies().join("lab.cedar"), text).unwrap();
-        let now: DateTime<Utc> = NOW.parse().unwrap();
-        Policy::load(&self.policies(), &self.datasets, Arc::new(move || now))
+        let clock = clock.clone();
+        Policy::load(&self.policies(), &self.datasets, Arc::new(move || clock.now()))
     }
 
     fn scope(&self, policy: &Policy, caller: &str, purpose: &str) -> Scope {
@@ -1010,6 +1014,162 @@ fn policy_check_names_fields_that_a_scope_tells_of() {
     let line = "visitor for audit: which rows of lab.samples it reaches tells of `mode`, which is hidden for it";
     assert!(said.contains(line), "{said}");
     assert!(told(PERMIT_ALL).is_empty());
+}
+
+/// Rows and uploads until the declaration ends, and a field for each way to compare the time with it.
+const UNTIL: &str = r#"
+permit (principal, action in [Action::"rows:read", Action::"rows:write", Action::"batch:push"], resource)
+when { context.now < Declaration::"alert".ends };
+
+permit (principal, action == Action::"rows:aggregate", resource);
+
+permit (principal, action == Action::"field:clear", resource)
+when {
+  resource.name == "mode" && context.now < Declaration::"alert".ends ||
+  resource.name == "code" && context.now <= datetime("2026-01-06") ||
+  resource.name == "level" && context.now > Declaration::"alert".ends ||
+  resource.name == "rank" && datetime("2026-01-05").offset(duration("1d")) <= context.now ||
+  resource.name == "amount" && context.now == Declaration::"alert".ends ||
+  resource.name == "urgent" && context.now != Declaration::"alert".ends
+};
+"#;
+
+fn fields(view: &View) -> Vec<(String, Exposure)> {
+    view.datasets().flat_map(|dataset| dataset.fields.clone()).collect()
+}
+
+#[test]
+fn a_grant_that_ends_is_felt_at_once_and_not_before() {
+    let lab = Lab::new();
+    let clock = TestClock::at("2026-01-05T23:30:00Z");
+    let policy = lab.load_by(UNTIL, &clock).unwrap();
+    let worker = policy.caller("worker").unwrap();
+    let rows = |view: &View| view.dataset(&lab.dataset.name).unwrap().rows.clone();
+    let may_push = || policy.may_push(&worker, &lab.dataset.name).unwrap().is_some();
+
+    let first = policy.view(&worker, "audit").unwrap();
+    assert_eq!(rows(&first), Rows::Open(Scope::All));
+    assert!(may_push());
+    clock.step(TimeDelta::minutes(30) - TimeDelta::milliseconds(1));
+    assert!(Arc::ptr_eq(&first, &policy.view(&worker, "audit").unwrap()));
+    assert!(may_push());
+    clock.step(TimeDelta::milliseconds(1));
+    let ended = policy.view(&worker, "audit").unwrap();
+    assert_eq!(rows(&ended), Rows::Sealed(Scope::All));
+    assert!(!ended.dataset(&lab.dataset.name).unwrap().own);
+    assert!(!may_push());
+    // A clock that goes back finds no view of the future.
+    clock.step(TimeDelta::milliseconds(-1));
+    assert_eq!(rows(&policy.view(&worker, "audit").unwrap()), Rows::Open(Scope::All));
+    assert!(may_push());
+}
+
+#[test]
+fn a_kept_view_is_what_would_be_decided_now() {
+    let lab = Lab::new();
+    let clock = TestClock::at("2026-01-05T23:59:50Z");
+    let kept = lab.load_by(UNTIL, &clock).unwrap();
+    let worker = kept.caller("worker").unwrap();
+    let mut seen = BTreeSet::new();
+    for step in [0, 9_998, 1, 1, 1, 1, 5_000, -5_002, 1, 1, 5_000, -5_001, -1, 3] {
+        clock.step(TimeDelta::milliseconds(step));
+        let fresh = lab.load_by(UNTIL, &clock).unwrap();
+        let expected = fields(&fresh.view(&worker, "audit").unwrap());
+        assert_eq!(fields(&kept.view(&worker, "audit").unwrap()), expected, "{}", clock.now());
+        seen.insert(expected);
+    }
+    assert_eq!(seen.len(), 3, "before, at and after the end: {seen:?}");
+}
+
+#[test]
+fn policies_that_may_change_at_any_time_are_asked_anew_after_two_seconds() {
+    let lab = Lab::new();
+    let fields = r#"permit (principal, action == Action::"field:clear", resource) when { resource.name == "mode" };"#;
+    let with = |condition: &str| {
+        let text =
+            format!("{fields}\npermit (principal, action == Action::\"rows:read\", resource) when {{ {condition} }};");
+        let clock = TestClock::at(NOW);
+        let policy = lab.load_by(&text, &clock).unwrap();
+        (policy, clock)
+    };
+    for condition in [
+        "resource has seen_at && resource.seen_at < context.now",
+        r#"context.now.durationSince(datetime("2026-01-01")).toDays() < 30"#,
+        r#"context.now.toTime() > duration("0h")"#,
+    ] {
+        let (policy, clock) = with(condition);
+        let worker = policy.caller("worker").unwrap();
+        let first = policy.view(&worker, "audit").unwrap();
+        clock.step(TimeDelta::milliseconds(1_999));
+        assert!(Arc::ptr_eq(&first, &policy.view(&worker, "audit").unwrap()), "{condition}");
+        clock.step(TimeDelta::milliseconds(1));
+        assert!(!Arc::ptr_eq(&first, &policy.view(&worker, "audit").unwrap()), "{condition}");
+    }
+    let (policy, clock) = with(r#"context.now > Declaration::"alert".ends"#);
+    let worker = policy.caller("worker").unwrap();
+    let first = policy.view(&worker, "audit").unwrap();
+    clock.step(TimeDelta::milliseconds(3_599_999));
+    assert!(Arc::ptr_eq(&first, &policy.view(&worker, "audit").unwrap()));
+    clock.step(TimeDelta::milliseconds(1));
+    assert!(!Arc::ptr_eq(&first, &policy.view(&worker, "audit").unwrap()), "an hour is the most");
+}
+
+#[test]
+fn the_policies_of_the_city_are_not_asked_anew_every_two_seconds() {
+    let datasets = contract::load_folder(&repository().join("schemas")).unwrap();
+    let clock = TestClock::at(NOW);
+    let hands = clock.clone();
+    let policy = Policy::load(&repository().join("policies"), &datasets, Arc::new(move || hands.now())).unwrap();
+    let worker = policy.caller("grid-worker").unwrap();
+    let first = policy.view(&worker, "case-management").unwrap();
+    clock.step(TimeDelta::minutes(59));
+    assert!(Arc::ptr_eq(&first, &policy.view(&worker, "case-management").unwrap()));
+}
+
+/// To read rows and to push them.
+const ROWS: &str = r#"action in [Action::"rows:read", Action::"rows:write", Action::"batch:push"]"#;
+
+/// What the hub does not ask about a dataset is what cannot apply to it by its head.
+#[test]
+fn every_policy_that_applies_is_asked() {
+    let lab = Lab::new();
+    for (head, samples, others) in [
+        ("resource", true, true),
+        (r#"resource in Dataset::"lab.samples""#, true, false),
+        (r#"resource in Dataset::"lab.others""#, false, true),
+        (r#"resource in Agency::"lab""#, true, true),
+        (r#"resource in Agency::"cdc""#, false, false),
+    ] {
+        let reach = format!("permit (principal, {ROWS}, {head});");
+        let all = format!("permit (principal, {ROWS}, resource);");
+        for (text, applied) in [
+            (reach, [samples, others]),
+            (format!("{all}\nforbid (principal, {ROWS}, {head});"), [!samples, !others]),
+            (format!("{all}\nforbid (principal, action, {head});"), [!samples, !others]),
+        ] {
+            let policy = lab.load(&text).unwrap();
+            let worker = policy.caller("worker").unwrap();
+            for (dataset, applied) in [&lab.dataset, &lab.other].into_iter().zip(applied) {
+                let expected = if applied { Scope::All } else { Scope::Nothing };
+                let explained = policy.explain(&worker, dataset, "audit").unwrap();
+                assert_eq!(explained.read, expected, "{text} for {}", dataset.name);
+                assert_eq!(explained.write, expected, "{text} for {}", dataset.name);
+            }
+        }
+    }
+    for (head, seen) in [
+        (r#"resource in Dataset::"lab.samples""#, true),
+        (r#"resource == Field::"lab.samples.mode""#, true),
+        (r#"resource is Field in Agency::"lab""#, true),
+        (r#"resource is Field"#, true),
+        (r#"resource == Field::"lab.samples.code""#, false),
+        (r#"resource is Field in Dataset::"lab.others""#, false),
+    ] {
+        let policy = lab.load(&format!(r#"permit (principal, action == Action::"field:aggregate", {head});"#)).unwrap();
+        let explained = policy.explain(&policy.caller("worker").unwrap(), &lab.dataset, "audit").unwrap();
+        let mode = explained.fields.iter().find(|(name, ..)| name == "mode").unwrap();
+        assert_eq!(mode.1, seen.then_some(Exposure::Aggregate), "{head}");
+    }
 }
 
 #[test]

@@ -4,13 +4,13 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     fs,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, LazyLock},
 };
 
 use cedar_policy::{
     ActionConstraint, Authorizer, Context, Decision, Effect, Entities, Entity, EntityId, EntityTypeName, EntityUid,
     EvalResult, ParseErrors, PartialEntities, PartialEntity, PartialEntityUid, PartialRequest, PolicyId, PolicySet,
-    Request, RestrictedExpression, Schema, ValidationMode, Validator, ffi::DetailedError, pst,
+    Request, ResourceConstraint, RestrictedExpression, Schema, ValidationMode, Validator, ffi::DetailedError, pst,
 };
 use chrono::{DateTime, Utc};
 use ring::digest::{Context as Digest, SHA256};
@@ -18,15 +18,16 @@ use ring::digest::{Context as Digest, SHA256};
 use super::{
     Caller, DISCLOSURE,
     attributes::{self, Attributes},
+    moments::Moments,
     residual::{Obstacle, Setting, never},
 };
 use crate::{
-    dataset::{Dataset, Datasets, division, is_sql_name, scope::Scope},
+    dataset::{Dataset, DatasetName, Datasets, Field, division, is_sql_name, scope::Scope},
     error::{Error, Result},
 };
 
 /// What policies decide on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Action {
     FieldClear,
     FieldGeneralised,
@@ -41,6 +42,18 @@ pub enum Action {
 }
 
 impl Action {
+    /// Those on what belongs to a dataset.
+    const OVER_DATASETS: [Self; 8] = [
+        Self::FieldClear,
+        Self::FieldGeneralised,
+        Self::FieldToken,
+        Self::FieldAggregate,
+        Self::RowsRead,
+        Self::RowsAggregate,
+        Self::RowsWrite,
+        Self::BatchPush,
+    ];
+
     fn uid(self) -> EntityUid {
         let id = match self {
             Self::FieldClear => "field:clear",
@@ -58,23 +71,45 @@ impl Action {
     }
 }
 
-/// Who asks, why, and when.
-pub struct Question<'a> {
-    pub caller: &'a Caller,
-    pub purpose: &'a str,
-    pub now: DateTime<Utc>,
+/// What is asked about, where it is known whole.
+#[derive(Clone, Copy)]
+pub enum Resource<'a> {
+    Field(&'a Dataset, &'a Field),
+    Dataset(&'a DatasetName),
+    Log,
+    Hub,
 }
 
-impl Question<'_> {
-    fn context(&self) -> Result<Context> {
+impl Resource<'_> {
+    fn uid(self) -> EntityUid {
+        match self {
+            Self::Field(dataset, field) => field_uid(dataset, field),
+            Self::Dataset(name) => uid("Dataset", &name.to_string()),
+            Self::Log => uid("Log", "access"),
+            Self::Hub => uid("Hub", "records"),
+        }
+    }
+}
+
+/// Who asks, why, and when.
+pub struct Question<'a> {
+    caller: &'a Caller,
+    id: EntityUid,
+    context: Context,
+}
+
+impl<'a> Question<'a> {
+    /// The question of a caller for a purpose at a time.
+    pub fn new(caller: &'a Caller, purpose: &str, now: DateTime<Utc>) -> Result<Self> {
         // Cedar reads no offsets with a colon, so the time is written in UTC.
-        let now = self.now.format("%Y-%m-%dT%H:%M:%S%.3fZ").to_string();
-        Context::from_pairs([
-            ("purpose".to_owned(), RestrictedExpression::new_string(self.purpose.to_owned())),
+        let now = now.format("%Y-%m-%dT%H:%M:%S%.3fZ").to_string();
+        let context = Context::from_pairs([
+            ("purpose".to_owned(), RestrictedExpression::new_string(purpose.to_owned())),
             ("channel".to_owned(), RestrictedExpression::new_string("hub".to_owned())),
             ("now".to_owned(), RestrictedExpression::new_datetime(&now)),
         ])
-        .map_err(Error::internal)
+        .map_err(Error::internal)?;
+        Ok(Self { caller, id: uid("Caller", &caller.id), context })
     }
 }
 
@@ -95,20 +130,38 @@ pub struct LeftOut {
 pub struct Loaded {
     pub version: String,
     pub callers: BTreeMap<String, Arc<Caller>>,
+    /// When decisions can change, or by what they could at any time.
+    pub moments: Result<Moments, String>,
     folder: PathBuf,
     schema: Schema,
     attributes: Attributes,
     policies: PolicySet,
+    /// Of these, the ones that can apply to an action on what belongs to a dataset.
+    applicable: HashMap<DatasetName, HashMap<Action, PolicySet>>,
     origins: HashMap<PolicyId, (String, usize)>,
     entities: Entities,
     rows: PartialEntities,
 }
 
+/// The kinds of entities that questions speak of. Parsing a name takes longer than deciding on it.
+static KINDS: LazyLock<HashMap<&str, EntityTypeName>> = LazyLock::new(|| {
+    let kinds = ["Action", "Agency", "Caller", "Dataset", "Division", "Field", "Hub", "Log", "Row"];
+    kinds.into_iter().map(|kind| (kind, type_name(kind))).collect()
+});
+
+#[expect(clippy::expect_used, reason = "the kinds are names written in this crate")]
+fn type_name(kind: &str) -> EntityTypeName {
+    kind.parse().expect("a type name")
+}
+
 /// The id of an entity.
 pub fn uid(kind: &str, id: &str) -> EntityUid {
-    #[expect(clippy::expect_used, reason = "the kinds are names written in this crate")]
-    let kind: EntityTypeName = kind.parse().expect("a type name");
+    let kind = KINDS.get(kind).cloned().unwrap_or_else(|| type_name(kind));
     EntityUid::from_type_name_and_id(kind, EntityId::new(id))
+}
+
+fn field_uid(dataset: &Dataset, field: &Field) -> EntityUid {
+    uid("Field", &format!("{}.{}", dataset.name, field.name))
 }
 
 impl Loaded {
@@ -133,8 +186,22 @@ impl Loaded {
         let (entities_file, entities_text) = text("entities.json")?;
         let (entities, callers) = read_entities(&entities_file, entities_text, &schema, datasets)?;
         let rows = open_rows(&entities, &schema, datasets).map_err(|why| Error::setup(&entities_file, None, why))?;
+        let moments = Moments::of(&policies, &entities);
+        let applicable = applicable(&policies, &entities, datasets)?;
         let folder = folder.to_owned();
-        Ok(Self { version, callers, folder, schema, attributes, policies, origins, entities, rows })
+        Ok(Self {
+            version,
+            callers,
+            moments,
+            folder,
+            schema,
+            attributes,
+            policies,
+            applicable,
+            origins,
+            entities,
+            rows,
+        })
     }
 
     /// How many policies there are.
@@ -151,14 +218,19 @@ impl Loaded {
     }
 
     /// Asks about something that is known whole.
-    pub fn ask(&self, question: &Question<'_>, action: Action, resource: &EntityUid) -> Result<Decided> {
-        let caller = uid("Caller", &question.caller.id);
-        let request = Request::new(caller, action.uid(), resource.clone(), question.context()?, Some(&self.schema));
+    pub fn ask(&self, question: &Question<'_>, action: Action, resource: Resource<'_>) -> Result<Decided> {
+        let policies = match resource {
+            Resource::Field(dataset, _) => self.over(action, &dataset.name),
+            Resource::Dataset(name) => self.over(action, name),
+            Resource::Log | Resource::Hub => &self.policies,
+        };
+        let (caller, context) = (question.id.clone(), question.context.clone());
+        let request = Request::new(caller, action.uid(), resource.uid(), context, Some(&self.schema));
         // A resource the schema does not fit is none anybody may have.
         let Ok(request) = request else {
             return Ok(Decided { decision: Decision::Deny, because: Vec::new() });
         };
-        let response = Authorizer::new().is_authorized(&request, &self.policies, &self.entities);
+        let response = Authorizer::new().is_authorized(&request, policies, &self.entities);
         // INVARIANT: a policy that fails to evaluate denies; a forbid among them must not be skipped.
         if response.diagnostics().errors().next().is_some() {
             return Ok(Decided { decision: Decision::Deny, because: Vec::new() });
@@ -181,14 +253,15 @@ impl Loaded {
         dataset: &Dataset,
     ) -> Result<(Scope, Vec<LeftOut>)> {
         let request = PartialRequest::new(
-            PartialEntityUid::from_concrete(uid("Caller", &question.caller.id)),
+            PartialEntityUid::from_concrete(question.id.clone()),
             action.uid(),
             PartialEntityUid::from_concrete(uid("Row", &dataset.name.to_string())),
-            Some(question.context()?),
+            Some(question.context.clone()),
             &self.schema,
         )
         .map_err(Error::internal)?;
-        let response = self.policies.tpe(&request, &self.rows, &self.schema).map_err(Error::internal)?;
+        let policies = self.over(action, &dataset.name);
+        let response = policies.tpe(&request, &self.rows, &self.schema).map_err(Error::internal)?;
         let setting = Setting { caller: question.caller, dataset, attributes: &self.attributes };
         let mut permits = Vec::new();
         let mut forbids = Vec::new();
@@ -245,15 +318,58 @@ impl Loaded {
     }
 
     fn decides_on_rows(&self, policy: &cedar_policy::Policy) -> bool {
-        let over_rows = [Action::RowsRead, Action::RowsAggregate, Action::RowsWrite].map(Action::uid);
-        let holds =
-            |named: &EntityUid| over_rows.iter().any(|one| one == named || self.entities.is_ancestor_of(named, one));
-        match policy.action_constraint() {
-            ActionConstraint::Any => true,
-            ActionConstraint::Eq(named) => holds(&named),
-            ActionConstraint::In(named) => named.iter().any(holds),
-        }
+        let over_rows = [Action::RowsRead, Action::RowsAggregate, Action::RowsWrite];
+        over_rows.into_iter().any(|action| decides_on(policy, action, &self.entities))
     }
+
+    /// The policies that can apply to an action on what belongs to a dataset.
+    fn over(&self, action: Action, dataset: &DatasetName) -> &PolicySet {
+        self.applicable.get(dataset).and_then(|actions| actions.get(&action)).unwrap_or(&self.policies)
+    }
+}
+
+/// The policies that can apply to each action on what belongs to each dataset.
+///
+/// INVARIANT: what is left out is false for all of that by its head alone, whoever asks. So it permits nothing,
+/// forbids nothing, cannot fail and leaves nothing open.
+fn applicable(
+    policies: &PolicySet,
+    entities: &Entities,
+    datasets: &Datasets,
+) -> Result<HashMap<DatasetName, HashMap<Action, PolicySet>>> {
+    let mut all = HashMap::new();
+    for name in datasets.keys() {
+        let mut actions = HashMap::new();
+        for action in Action::OVER_DATASETS {
+            let chosen = policies
+                .policies()
+                .filter(|policy| decides_on(policy, action, entities) && !is_for_others(policy, name, entities));
+            actions.insert(action, PolicySet::from_policies(chosen.cloned()).map_err(Error::internal)?);
+        }
+        all.insert(name.clone(), actions);
+    }
+    Ok(all)
+}
+
+fn decides_on(policy: &cedar_policy::Policy, action: Action, entities: &Entities) -> bool {
+    let action = action.uid();
+    let holds = |named: &EntityUid| action == *named || entities.is_ancestor_of(named, &action);
+    match policy.action_constraint() {
+        ActionConstraint::Any => true,
+        ActionConstraint::Eq(named) => holds(&named),
+        ActionConstraint::In(named) => named.iter().any(holds),
+    }
+}
+
+/// Whether the head of a policy names another dataset or agency. A dataset, its fields and its rows lie in the
+/// dataset and its agency, and in no other of either.
+fn is_for_others(policy: &cedar_policy::Policy, dataset: &DatasetName, entities: &Entities) -> bool {
+    let (ResourceConstraint::In(above) | ResourceConstraint::IsIn(_, above)) = policy.resource_constraint() else {
+        return false;
+    };
+    let dataset = uid("Dataset", &dataset.to_string());
+    let is_owner = ["Agency", "Dataset"].contains(&above.type_name().to_string().as_str());
+    is_owner && above != dataset && !entities.is_ancestor_of(&above, &dataset)
 }
 
 /// What becomes of a policy that cannot be compiled.
@@ -417,7 +533,7 @@ fn read_entities(
                 ("has_token".to_owned(), RestrictedExpression::new_bool(field.has_token())),
                 ("has_generalised".to_owned(), RestrictedExpression::new_bool(field.generalise.is_some())),
             ]);
-            let id = uid("Field", &format!("{}.{}", dataset.name, field.name));
+            let id = field_uid(dataset, field);
             added.push(Entity::new(id, attributes, HashSet::from([owner.clone()])).map_err(|e| fault(e.to_string()))?);
         }
     }

@@ -471,7 +471,7 @@ fn named(expr: &Expr) -> Option<&str> {
 }
 
 /// The expressions of which an expression is made.
-fn parts(expr: &Expr) -> Vec<&Expr> {
+pub fn parts(expr: &Expr) -> Vec<&Expr> {
     match expr {
         Expr::UnaryOp { expr, .. }
         | Expr::GetAttr { expr, .. }
