@@ -7,6 +7,7 @@ pub mod scram;
 
 pub mod certificate;
 pub mod oidc;
+pub mod revocation;
 
 use std::sync::Arc;
 
@@ -24,6 +25,8 @@ use crate::{
     policy::{Caller, Policy},
     store::metadata::{Metadata, TokenRecord},
 };
+use certificate::Issued;
+use revocation::Revocations;
 use scram::{Proof, ScramKeys};
 
 /// What every token begins with, so that scanners for leaked secrets find it.
@@ -40,18 +43,25 @@ pub struct Credential {
 }
 
 /// What was shown, as far as it takes to see whether it is still in force.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 enum Shown {
     /// An access token of the hub's own, which may be revoked.
     Token,
     /// Something that ends by itself.
     Until(DateTime<Utc>),
+    /// A certificate, which ends then and may be taken back by who issued it.
+    Certificate(Arc<Issued>, DateTime<Utc>),
 }
 
 impl Credential {
     /// A caller for whom somebody else whom the hub trusts has vouched until then.
     pub(crate) fn vouched(caller: Arc<Caller>, id: String, until: DateTime<Utc>) -> Self {
         Self { caller, token_id: id, shown: Shown::Until(until) }
+    }
+
+    /// A caller who has shown a certificate that holds until then.
+    pub(crate) fn certified(caller: Arc<Caller>, id: String, issued: Issued, until: DateTime<Utc>) -> Self {
+        Self { caller, token_id: id, shown: Shown::Certificate(Arc::new(issued), until) }
     }
 }
 
@@ -75,10 +85,16 @@ pub fn authenticate(token: &str, metadata: &Metadata, policy: &Policy, now: Date
 ///
 /// # Errors
 /// [`Error::Unauthenticated`].
-pub fn renew(credential: &Credential, metadata: &Metadata, now: DateTime<Utc>) -> Result<Credential> {
-    let holds = match credential.shown {
+pub fn renew(
+    credential: &Credential,
+    metadata: &Metadata,
+    revocations: &Revocations,
+    now: DateTime<Utc>,
+) -> Result<Credential> {
+    let holds = match &credential.shown {
         Shown::Token => metadata.token(&credential.token_id)?.is_some_and(|record| in_force(&record, now)),
-        Shown::Until(end) => now < end,
+        Shown::Until(end) => now < *end,
+        Shown::Certificate(issued, end) => now < *end && revocations.check(issued, now).is_ok(),
     };
     match holds {
         true => Ok(credential.clone()),

@@ -1,31 +1,34 @@
-//! TLS as the doors speak it: the hub's certificate and key, and whose client certificates count. Follows its files
-//! when they are renewed, without a restart. Knows no protocol above it and nobody's name.
+//! TLS as the doors speak it: the hub's certificate and key, and whose client certificates count, but for those that
+//! were taken back. Follows its files when they are renewed, without a restart. Knows no protocol above it and nobody's
+//! name.
 
 mod end_point;
 
 use std::{
     fmt, fs, io,
-    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
+use chrono::{DateTime, Utc};
 use rustls::{
     RootCertStore, ServerConfig,
     crypto::CryptoProvider,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
-    server::{WebPkiClientVerifier, danger::ClientCertVerifier},
+    pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, pem::PemObject},
+    server::{VerifierBuilderError, WebPkiClientVerifier, danger::ClientCertVerifier},
 };
 use tokio_rustls::TlsAcceptor;
 
 use crate::{
     error::{Error, Result},
+    followed::Followed,
+    identity::revocation,
     keys::folder::read as read_secret,
 };
 
-/// How often the files are looked at, at most: a look asks the disk for three dates.
-const LOOK: Duration = Duration::from_secs(30);
+/// How often the log says that a list of certificates that were taken back has ended.
+const COMPLAINT: Duration = Duration::from_secs(300);
 
 /// TLS 1.2 and 1.3 with a certificate chain, its key, and the client certificates that are taken. Cheap to clone; all
 /// clones follow the files together.
@@ -33,28 +36,27 @@ const LOOK: Duration = Duration::from_secs(30);
 pub struct Tls(Arc<Shared>);
 
 struct Shared {
-    files: Files,
-    current: Mutex<Current>,
+    files: Arc<Files>,
+    followed: Followed<Served>,
+    complained: Mutex<Option<Instant>>,
 }
 
 /// The files, all PEM.
+#[derive(Clone)]
 struct Files {
     certificate: PathBuf,
     key: PathBuf,
     clients: Clients,
+    /// Which certificates of clients were taken back.
+    revocations: Option<PathBuf>,
 }
 
 /// Whose certificates clients may show, and whether they must.
+#[derive(Clone)]
 enum Clients {
     Nobody,
     Optional(PathBuf),
     Required(PathBuf),
-}
-
-struct Current {
-    served: Served,
-    stamps: Vec<Option<Stamp>>,
-    looked: Instant,
 }
 
 /// What connections get, until the files change.
@@ -63,14 +65,8 @@ struct Served {
     config: Arc<ServerConfig>,
     /// What logins over these connections can be bound to.
     end_point: Option<Vec<u8>>,
-}
-
-/// What changes with a file that is replaced or written anew.
-#[derive(PartialEq, Eq)]
-struct Stamp {
-    modified: SystemTime,
-    length: u64,
-    inode: u64,
+    /// When the first of the lists of certificates that were taken back ends.
+    lists_end: Option<DateTime<Utc>>,
 }
 
 impl Tls {
@@ -81,7 +77,7 @@ impl Tls {
     /// [`Error::Setup`] naming the file that cannot be read or used, or the key that others can read.
     pub fn open(certificate: &Path, key: &Path, client_roots: Option<&Path>) -> Result<Self> {
         let clients = client_roots.map_or(Clients::Nobody, |roots| Clients::Optional(roots.to_owned()));
-        Self::of(Files { certificate: certificate.to_owned(), key: key.to_owned(), clients })
+        Self::of(Files { certificate: certificate.to_owned(), key: key.to_owned(), clients, revocations: None })
     }
 
     /// The same for clients with a certificate only; nobody else gets through the handshake.
@@ -90,15 +86,31 @@ impl Tls {
     /// As [`Tls::open`].
     pub fn open_to_certificates_only(certificate: &Path, key: &Path, client_roots: &Path) -> Result<Self> {
         let clients = Clients::Required(client_roots.to_owned());
-        Self::of(Files { certificate: certificate.to_owned(), key: key.to_owned(), clients })
+        Self::of(Files { certificate: certificate.to_owned(), key: key.to_owned(), clients, revocations: None })
+    }
+
+    /// The same where certificates of clients do not get through the handshake that a list of their issuer takes back,
+    /// or a list of who signed one between them and the root (CRLs of RFC 5280). Of an issuer without a list nothing is
+    /// known and nothing assumed. Once the list that an issuer has is at its end, none of its certificates gets through:
+    /// any of them may have been taken back since.
+    ///
+    /// # Errors
+    /// As [`Tls::open`].
+    pub fn with_revocations(&self, lists: &Path) -> Result<Self> {
+        let files = Files::clone(&self.0.files);
+        Self::of(Files { revocations: Some(lists.to_owned()), ..files })
     }
 
     fn of(files: Files) -> Result<Self> {
-        // Before the files are read: what changes in between is seen at the next look.
-        let stamps = files.stamps();
-        let served = files.read()?;
-        let current = Mutex::new(Current { served, stamps, looked: Instant::now() });
-        Ok(Self(Arc::new(Shared { files, current })))
+        let files = Arc::new(files);
+        let reading = Arc::clone(&files);
+        let followed = Followed::open(files.paths(), move || reading.read())?;
+        Ok(Self(Arc::new(Shared { files, followed, complained: Mutex::default() })))
+    }
+
+    /// Has the files looked at for the next connection, for who knows that one was renewed just now.
+    pub fn look_again(&self) {
+        self.0.followed.look_again();
     }
 
     /// Whether nobody gets through the handshake without a certificate.
@@ -116,32 +128,30 @@ impl Tls {
     /// hash of the certificate that the hub shows in it (`tls-server-end-point` of RFC 5929). Nothing where the
     /// certificate's signature names no hash, as those of Ed25519 do.
     pub fn bindable_acceptor(&self, protocols: &[&[u8]]) -> (TlsAcceptor, Option<Vec<u8>>) {
-        let Served { config, end_point } = self.served();
+        let Served { config, end_point, .. } = self.served();
         let mut config = ServerConfig::clone(&config);
         config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
         (TlsAcceptor::from(Arc::new(config)), end_point)
     }
 
-    /// The configuration as the files have it. What cannot be used leaves the one before in force: a slip in a renewal
-    /// should not close the doors.
+    /// The configuration as the files have it.
     fn served(&self) -> Served {
-        let mut current = self.0.current.lock().unwrap_or_else(PoisonError::into_inner);
-        if current.looked.elapsed() < LOOK {
-            return current.served.clone();
+        let served = self.0.followed.current();
+        if let Some(end) = served.lists_end.filter(|end| *end <= Utc::now()) {
+            self.complain(end);
         }
-        current.looked = Instant::now();
-        let stamps = self.0.files.stamps();
-        if stamps != current.stamps {
-            match self.0.files.read() {
-                Ok(served) => {
-                    current.served = served;
-                    tracing::info!("the renewed certificate is in use");
-                }
-                Err(error) => tracing::warn!(%error, "the changed TLS files are not used; the ones before stay in use"),
-            }
-            current.stamps = stamps;
+        served
+    }
+
+    /// Those who run the hub should hear why certificates of a whole issuer are refused.
+    fn complain(&self, ended: DateTime<Utc>) {
+        let mut complained = self.0.complained.lock().unwrap_or_else(PoisonError::into_inner);
+        if complained.is_some_and(|last| last.elapsed() < COMPLAINT) {
+            return;
         }
-        current.served.clone()
+        *complained = Some(Instant::now());
+        let file = self.0.files.revocations.as_deref().unwrap_or(Path::new("")).display();
+        tracing::error!(%file, %ended, "a revocation list has ended; its issuer's certificates are refused");
     }
 }
 
@@ -152,9 +162,10 @@ impl fmt::Debug for Tls {
 }
 
 impl Files {
-    fn stamps(&self) -> Vec<Option<Stamp>> {
+    fn paths(&self) -> Vec<PathBuf> {
         let files = [Some(self.certificate.as_path()), Some(self.key.as_path()), self.clients.roots()];
-        files.into_iter().flatten().map(stamp).collect()
+        let files = files.into_iter().chain([self.revocations.as_deref()]);
+        files.flatten().map(Path::to_owned).collect()
     }
 
     fn read(&self) -> Result<Served> {
@@ -162,14 +173,45 @@ impl Files {
         let chain = certificates(&self.certificate)?;
         let key = private_key(&self.key)?;
         let end_point = chain.first().and_then(end_point::of);
-        let verifier = self.clients.verifier(&provider)?;
+        let lists = self.revocations.as_deref().map(revocation::read).transpose()?.unwrap_or_default();
+        let lists_end = lists.iter().filter_map(revocation::end).min();
+        let verifier = self.verifier(lists, &provider)?;
+        // With each configuration the sessions that can be resumed begin anew: nobody gets around a list by going on
+        // with one whose handshake was before it.
         let config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(Error::internal)?
             .with_client_cert_verifier(verifier)
             .with_single_cert(chain, key)
             .map_err(|e| Error::setup(&self.certificate, None, format!("cannot be used with its key: {e}")))?;
-        Ok(Served { config: Arc::new(config), end_point })
+        Ok(Served { config: Arc::new(config), end_point, lists_end })
+    }
+
+    fn verifier(
+        &self,
+        lists: Vec<CertificateRevocationListDer<'static>>,
+        provider: &Arc<CryptoProvider>,
+    ) -> Result<Arc<dyn ClientCertVerifier>> {
+        let Some(file) = self.clients.roots() else { return Ok(WebPkiClientVerifier::no_client_auth()) };
+        let unusable = |e: &dyn fmt::Display| Error::setup(file, None, format!("holds no usable root: {e}"));
+        let mut roots = RootCertStore::empty();
+        for certificate in certificates(file)? {
+            roots.add(certificate).map_err(|e| unusable(&e))?;
+        }
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
+        let verifier = match self.clients {
+            Clients::Required(_) => verifier,
+            _ => verifier.allow_unauthenticated(),
+        };
+        let verifier = verifier.with_crls(lists).allow_unknown_revocation_status().enforce_revocation_expiration();
+        verifier.build().map_err(|e| match (e, self.revocations.as_deref()) {
+            (VerifierBuilderError::InvalidCrl(_), Some(lists)) => Error::setup(
+                lists,
+                None,
+                "holds a list that cannot be used; it must be whole, say when the next comes, and be no delta",
+            ),
+            (e, _) => unusable(&e),
+        })
     }
 }
 
@@ -179,21 +221,6 @@ impl Clients {
             Self::Nobody => None,
             Self::Optional(roots) | Self::Required(roots) => Some(roots),
         }
-    }
-
-    fn verifier(&self, provider: &Arc<CryptoProvider>) -> Result<Arc<dyn ClientCertVerifier>> {
-        let Some(file) = self.roots() else { return Ok(WebPkiClientVerifier::no_client_auth()) };
-        let unusable = |e: &dyn fmt::Display| Error::setup(file, None, format!("holds no usable root: {e}"));
-        let mut roots = RootCertStore::empty();
-        for certificate in certificates(file)? {
-            roots.add(certificate).map_err(|e| unusable(&e))?;
-        }
-        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
-        let verifier = match self {
-            Self::Required(_) => verifier,
-            _ => verifier.allow_unauthenticated(),
-        };
-        verifier.build().map_err(|e| unusable(&e))
     }
 }
 
@@ -219,18 +246,19 @@ fn unreadable(file: &Path, error: &io::Error) -> Error {
     Error::setup(file, None, format!("cannot be read: {error}"))
 }
 
-fn stamp(file: &Path) -> Option<Stamp> {
-    let seen = fs::metadata(file).ok()?;
-    Some(Stamp { modified: seen.modified().ok()?, length: seen.len(), inode: seen.ino() })
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
 
-    use rcgen::{CertifiedKey, KeyPair};
+    use rcgen::{
+        BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedKey, DnType,
+        ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, date_time_ymd,
+    };
     use ring::digest::{SHA256, digest};
+    use rustls::{ClientConfig, HandshakeKind, pki_types::ServerName};
     use tempfile::TempDir;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+    use tokio_rustls::TlsConnector;
 
     use super::*;
 
@@ -261,8 +289,7 @@ mod tests {
     }
 
     fn look_again(tls: &Tls) -> Arc<ServerConfig> {
-        let long_ago = Instant::now().checked_sub(LOOK * 2).unwrap();
-        tls.0.current.lock().unwrap().looked = long_ago;
+        tls.look_again();
         tls.served().config
     }
 
@@ -317,6 +344,129 @@ mod tests {
         let second = renew(folder.path());
         look_again(&tls);
         assert_eq!(tls.bindable_acceptor(&[]).1, bound(&second));
+    }
+
+    /// Who signs certificates of clients.
+    struct Authority {
+        issuer: Issuer<'static, KeyPair>,
+        root: String,
+    }
+
+    impl Authority {
+        fn new(name: &str) -> Self {
+            let mut params = CertificateParams::default();
+            params.distinguished_name.push(DnType::CommonName, name);
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+            let key = KeyPair::generate().unwrap();
+            let root = params.self_signed(&key).unwrap().pem();
+            Self { issuer: Issuer::new(params, key), root }
+        }
+
+        /// Who shows a certificate of that number to the hub with that certificate.
+        fn client(&self, number: u64, hub: &CertificateDer<'static>) -> Arc<ClientConfig> {
+            let key = KeyPair::generate().unwrap();
+            let mut params = CertificateParams::new(vec!["client.example".to_owned()]).unwrap();
+            params.serial_number = Some(number.into());
+            params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+            let shown = params.signed_by(&key, &self.issuer).unwrap();
+            let key = PrivateKeyDer::from_pem_slice(key.serialize_pem().as_bytes()).unwrap();
+            let mut roots = RootCertStore::empty();
+            roots.add(hub.clone()).unwrap();
+            let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+                .with_safe_default_protocol_versions()
+                .unwrap()
+                .with_root_certificates(roots)
+                .with_client_auth_cert(vec![shown.der().clone()], key)
+                .unwrap();
+            Arc::new(config)
+        }
+
+        /// The list of what it has taken back, until the end of that year.
+        fn list(&self, numbers: &[u64], year: i32) -> String {
+            let revoked = numbers.iter().map(|number| RevokedCertParams {
+                serial_number: (*number).into(),
+                revocation_time: date_time_ymd(2020, 1, 1),
+                reason_code: None,
+                invalidity_date: None,
+            });
+            let params = CertificateRevocationListParams {
+                this_update: date_time_ymd(2020, 1, 1),
+                next_update: date_time_ymd(year, 12, 31),
+                crl_number: 1_u64.into(),
+                issuing_distribution_point: None,
+                revoked_certs: revoked.collect(),
+                key_identifier_method: KeyIdMethod::Sha256,
+            };
+            params.signed_by(&self.issuer).unwrap().pem().unwrap()
+        }
+    }
+
+    /// How the hub's side of a handshake ends, and of a word after it, by which a client can come again.
+    async fn shake(tls: &Tls, client: &Arc<ClientConfig>) -> io::Result<Option<HandshakeKind>> {
+        let (ours, theirs) = duplex(64 << 10);
+        let (acceptor, connector) = (tls.acceptor(&[]), TlsConnector::from(Arc::clone(client)));
+        let name = ServerName::try_from("hub.example").unwrap();
+        let (accepted, connected) = tokio::join!(acceptor.accept(ours), connector.connect(name, theirs));
+        let (mut accepted, mut connected) = (accepted?, connected.unwrap());
+        accepted.write_all(b"!").await?;
+        accepted.flush().await?;
+        connected.read_exact(&mut [0]).await.unwrap();
+        Ok(accepted.get_ref().1.handshake_kind())
+    }
+
+    #[tokio::test]
+    async fn certificates_that_were_taken_back_do_not_get_through() {
+        let (folder, hub) = folder();
+        let path = |name: &str| folder.path().join(name);
+        let (ours, unlisted) = (Authority::new("ours"), Authority::new("unlisted"));
+        fs::write(path("roots.pem"), ours.root.clone() + &unlisted.root).unwrap();
+        let tls = Tls::open(&path("hub.pem"), &path("hub.key"), Some(&path("roots.pem"))).unwrap();
+        fs::write(path("lists.pem"), ours.list(&[7], 2099)).unwrap();
+        let tls = tls.with_revocations(&path("lists.pem")).unwrap();
+        let (taken_back, other, elsewhere) = (ours.client(7, &hub), ours.client(8, &hub), unlisted.client(7, &hub));
+        assert!(shake(&tls, &taken_back).await.is_err());
+        assert_eq!(shake(&tls, &other).await.unwrap(), Some(HandshakeKind::Full));
+        assert_eq!(shake(&tls, &other).await.unwrap(), Some(HandshakeKind::Resumed));
+        shake(&tls, &elsewhere).await.unwrap();
+        // A broken list is not used, and the one before stays in use.
+        fs::write(path("lists.pem"), "half a list").unwrap();
+        tls.look_again();
+        assert!(shake(&tls, &taken_back).await.is_err());
+        shake(&tls, &other).await.unwrap();
+        // Who was let in before is not let in again, though its client could go on with the session it had.
+        fs::write(path("lists.pem"), ours.list(&[7, 8], 2099)).unwrap();
+        tls.look_again();
+        assert!(shake(&tls, &other).await.is_err());
+        shake(&tls, &elsewhere).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn lists_that_ended_or_are_of_somebody_else_let_nobody_in() {
+        let (folder, hub) = folder();
+        let path = |name: &str| folder.path().join(name);
+        let (ours, unlisted) = (Authority::new("ours"), Authority::new("unlisted"));
+        fs::write(path("roots.pem"), ours.root.clone() + &unlisted.root).unwrap();
+        let open = || {
+            let roots = path("roots.pem");
+            let tls = Tls::open_to_certificates_only(&path("hub.pem"), &path("hub.key"), &roots).unwrap();
+            tls.with_revocations(&path("lists.pem"))
+        };
+        // By its name it is ours.
+        for list in [ours.list(&[], 2021), Authority::new("ours").list(&[], 2099)] {
+            fs::write(path("lists.pem"), list).unwrap();
+            let tls = open().unwrap();
+            assert!(tls.is_for_certificates_only());
+            assert!(shake(&tls, &ours.client(7, &hub)).await.is_err());
+            shake(&tls, &unlisted.client(7, &hub)).await.unwrap();
+        }
+        let refused = |what: &str| open().unwrap_err().to_string().contains(what);
+        fs::write(path("lists.pem"), "no list").unwrap();
+        assert!(refused("lists.pem: holds no revocation list"));
+        fs::write(path("lists.pem"), "-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n").unwrap();
+        assert!(refused("lists.pem: holds a list that cannot be used"));
+        fs::remove_file(path("lists.pem")).unwrap();
+        assert!(refused("lists.pem: cannot be read"));
     }
 
     #[test]

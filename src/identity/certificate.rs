@@ -13,6 +13,15 @@ use x509_parser::{
 
 use crate::error::{Error, Result};
 
+/// What tells a certificate from all others, as lists of those that were taken back name it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Issued {
+    /// Who issued it: its name, as it is encoded.
+    pub(super) issuer: Vec<u8>,
+    /// Under which number.
+    pub(super) serial: Vec<u8>,
+}
+
 /// The names in a certificate as policies write them: `dns:NAME`, `uri:URI` and `email:ADDRESS` of its subject
 /// alternative names; where it has none of these, `cn:NAME` of its one common name. Names of hosts are in small letters.
 /// Other kinds of names are nobody's.
@@ -43,6 +52,15 @@ pub fn validity(certificate: &CertificateDer<'_>) -> Result<(DateTime<Utc>, Date
     let certificate = read(certificate)?;
     let time = |time: ASN1Time| DateTime::from_timestamp(time.timestamp(), 0).ok_or(Error::Unauthenticated);
     Ok((time(certificate.validity().not_before)?, time(certificate.validity().not_after)?))
+}
+
+/// Who issued a certificate, and under which number.
+///
+/// # Errors
+/// [`Error::Unauthenticated`] where it cannot be read.
+pub fn issued(certificate: &CertificateDer<'_>) -> Result<Issued> {
+    let certificate = read(certificate)?;
+    Ok(Issued { issuer: certificate.issuer().as_raw().to_vec(), serial: certificate.raw_serial().to_vec() })
 }
 
 /// When a certificate ends.
@@ -118,6 +136,7 @@ mod tests {
         let unreadable = CertificateDer::from(b"no certificate".to_vec());
         assert!(matches!(names(&unreadable), Err(Error::Unauthenticated)));
         assert!(matches!(expires(&unreadable), Err(Error::Unauthenticated)));
+        assert!(matches!(issued(&unreadable), Err(Error::Unauthenticated)));
     }
 
     #[test]

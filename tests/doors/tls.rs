@@ -11,6 +11,7 @@ use std::{
 use axum::{Json, Router, routing::get};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as BASE64};
 use bytes::Bytes;
+use chrono::TimeDelta;
 use gridhub::{
     client::{Client, Parcel, Trust},
     disclose::Wishes,
@@ -23,15 +24,20 @@ use gridhub::{
     identity::oidc::{Issuer as TokenIssuer, Issuers},
     validate::Format,
 };
-use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, date_time_ymd,
+};
 use ring::{
     rand::SystemRandom,
     signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _},
 };
+use rustls::pki_types::{CertificateDer, pem::PemObject};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
+use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 
 use crate::support::{TestClock, TestHub, changed, fixture};
 
@@ -77,8 +83,33 @@ impl Authority {
     }
 
     /// What its clients trust.
-    fn trust(&self) -> Trust {
+    pub fn trust(&self) -> Trust {
         Trust::default().in_roots(&self.roots()).unwrap()
+    }
+
+    /// The list of the certificates that it has taken back, as a file.
+    pub fn take_back(&self, certificates: &[&Path]) -> PathBuf {
+        let revoked = certificates.iter().map(|file| {
+            let certificate = CertificateDer::from_pem_file(file).unwrap();
+            let (_, read) = X509Certificate::from_der(&certificate).unwrap();
+            RevokedCertParams {
+                serial_number: read.raw_serial().to_vec().into(),
+                revocation_time: date_time_ymd(2026, 1, 1),
+                reason_code: None,
+                invalidity_date: None,
+            }
+        });
+        let params = CertificateRevocationListParams {
+            this_update: date_time_ymd(2026, 1, 1),
+            next_update: date_time_ymd(2099, 1, 1),
+            crl_number: 1_u64.into(),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        let file = self.folder.path().join("lists.pem");
+        fs::write(&file, params.signed_by(&self.issuer).unwrap().pem().unwrap()).unwrap();
+        file
     }
 }
 
@@ -103,20 +134,25 @@ enum Clients {
     Required,
 }
 
-async fn serve(authority: &Authority, clients: Clients, issuers: &[TokenIssuer]) -> Served {
-    // As the command line does.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let policies = tempfile::tempdir().unwrap();
+/// Policies that know the platform's uploader by its certificate, and the analyst as `mei` of these issuers.
+fn policies_that_know(into: &Path, issuers: &[TokenIssuer]) -> PathBuf {
     let attribute = |caller: &str, attribute: String, text: String| {
         let place = format!(r#"{{"type": "Caller", "id": "{caller}"}}, "attrs": {{"#);
         assert!(text.contains(&place), "{caller} is not listed");
         text.replace(&place, &format!("{place}{attribute}, "))
     };
     let known_as: Vec<_> = issuers.iter().map(|issuer| format!(r#""{}|mei""#, issuer.issuer)).collect();
-    let changed = changed(policies.path(), "policies", "entities.json", |text| {
+    changed(into, "policies", "entities.json", |text| {
         let text = attribute("platform-uploader", format!(r#""certificates": ["dns:{UPLOADER}"]"#), text);
         attribute("health-analyst", format!(r#""identities": [{}]"#, known_as.join(", ")), text)
-    });
+    })
+}
+
+async fn serve(authority: &Authority, clients: Clients, issuers: &[TokenIssuer]) -> Served {
+    // As the command line does.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let policies = tempfile::tempdir().unwrap();
+    let changed = policies_that_know(policies.path(), issuers);
     let issuers = Issuers::open(issuers).unwrap();
     let hub = TestHub::with(TestClock::at("2026-01-07T01:00:00Z"), |opening| {
         opening.policies = changed;
@@ -289,6 +325,63 @@ async fn a_token_of_an_issuer_asks_a_question() {
     // What the issuer says of somebody stays out of the log: it shows the caller.
     let log = log(&served.hub);
     assert!(log.contains("health-analyst") && !log.contains("|mei"), "{log}");
+}
+
+#[tokio::test]
+async fn a_token_of_an_issuer_holds_until_it_ends_and_for_who_is_known() {
+    let tokens = Tokens::serve().await;
+    let issuers = || Issuers::open(std::slice::from_ref(&tokens.settings)).unwrap();
+    let policies = tempfile::tempdir().unwrap();
+    let known = policies_that_know(policies.path(), std::slice::from_ref(&tokens.settings));
+    let mut city = TestHub::with(TestClock::at("2026-01-07T01:00:00Z"), |opening| {
+        opening.policies = known;
+        opening.issuers = issuers();
+    })
+    .await;
+    let hub = Arc::clone(city.hub.as_ref().unwrap());
+    let token = tokens.sign(&city, "mei", "gridhub");
+    let credential = hub.authenticate(&token).await.unwrap();
+    assert_eq!(credential.caller.id, "health-analyst");
+    // Five minutes, and one for clocks that are apart.
+    city.clock.step(TimeDelta::seconds(359));
+    hub.renew(&credential).unwrap();
+    city.clock.step(TimeDelta::seconds(1));
+    assert!(matches!(hub.renew(&credential), Err(Error::Unauthenticated)));
+    assert!(matches!(hub.authenticate(&token).await, Err(Error::Unauthenticated)));
+
+    // Policies are read at the start, and connections end with the hub they were let in by.
+    let token = tokens.sign(&city, "mei", "gridhub");
+    hub.authenticate(&token).await.unwrap();
+    drop(hub);
+    city.restart_with(|opening| opening.issuers = issuers()).await;
+    let hub = city.hub.as_ref().unwrap();
+    assert!(matches!(hub.authenticate(&token).await, Err(Error::Unauthenticated)), "mei is nobody any more");
+}
+
+#[tokio::test]
+async fn a_certificate_holds_until_it_ends_and_for_who_is_known() {
+    let policies = tempfile::tempdir().unwrap();
+    let known = policies_that_know(policies.path(), &[]);
+    let clock = TestClock::at("2026-01-07T23:59:59Z");
+    let mut city = TestHub::with(clock, |opening| opening.policies = known).await;
+    let hub = Arc::clone(city.hub.as_ref().unwrap());
+    let certificate = |until| {
+        let mut params = CertificateParams::new(vec![UPLOADER.to_owned()]).unwrap();
+        params.not_after = until;
+        params.self_signed(&KeyPair::generate().unwrap()).unwrap().der().clone()
+    };
+    let (short, long) = (certificate(date_time_ymd(2026, 1, 8)), certificate(date_time_ymd(2099, 1, 1)));
+    let credential = hub.authenticate_by_certificate(&short).unwrap();
+    assert_eq!(credential.caller.id, "platform-uploader");
+    hub.renew(&credential).unwrap();
+    city.clock.step(TimeDelta::seconds(2));
+    assert!(matches!(hub.renew(&credential), Err(Error::Unauthenticated)));
+    assert!(matches!(hub.authenticate_by_certificate(&short), Err(Error::Unauthenticated)));
+    hub.authenticate_by_certificate(&long).unwrap();
+    drop(hub);
+    city.restart().await;
+    let hub = city.hub.as_ref().unwrap();
+    assert!(matches!(hub.authenticate_by_certificate(&long), Err(Error::Unauthenticated)), "nobody has that name now");
 }
 
 #[test]
