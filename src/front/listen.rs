@@ -21,7 +21,11 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Connected;
 
-use super::{figures::Connection, tls::Tls};
+use super::{
+    figures::{self, Connection},
+    origins::{Origin, Origins},
+    tls::Tls,
+};
 use crate::error::{Error, Result};
 
 /// The first pause after the system gave no connection; each further one is twice as long, up to [`LONGEST_PAUSE`].
@@ -41,6 +45,9 @@ const WAITING: usize = 16;
 pub struct Limits {
     /// Connections at once; further ones wait until one ends.
     pub connections: usize,
+    /// Connections at once from one address, which for IPv6 is a network of 64 bits; further ones are closed at once.
+    /// Zero is as many as there may be.
+    pub per_address: usize,
     /// How long a TLS handshake may take.
     pub handshake: Duration,
     /// How long a peer may take to say what it wants: the headers of a request, also those of the next one.
@@ -55,6 +62,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: 1_024,
+            per_address: 512,
             handshake: Duration::from_secs(10),
             // Proxies and drivers keep idle connections about as long; a shorter time would cut them in mid-request.
             headers: Duration::from_secs(30),
@@ -79,6 +87,7 @@ pub struct Peer {
 #[derive(Debug)]
 pub struct Permit {
     _room: Option<OwnedSemaphorePermit>,
+    _origin: Origin,
     _open: Option<Connection>,
 }
 
@@ -91,6 +100,7 @@ pub struct Listener {
     door: Option<&'static str>,
     limits: Limits,
     room: Arc<Semaphore>,
+    origins: Arc<Origins>,
     tls: Option<Tls>,
     protocols: Vec<Vec<u8>>,
     complained: Mutex<Option<Instant>>,
@@ -110,7 +120,9 @@ impl Listener {
     /// A socket that listens already.
     pub fn from(socket: TcpListener, limits: Limits) -> Self {
         let room = Arc::new(Semaphore::new(limits.connections));
-        Self { socket, door: None, limits, room, tls: None, protocols: Vec::new(), complained: Mutex::default() }
+        let origins = Origins::new(limits.per_address);
+        let (door, tls, protocols, complained) = (None, None, Vec::new(), Mutex::default());
+        Self { socket, door, limits, room, origins, tls, protocols, complained }
     }
 
     /// The same for a door by that name, in whose figures its connections are counted.
@@ -144,7 +156,8 @@ impl Listener {
     }
 
     /// The next connection, before any handshake. Waits until there is room for it, and waits out what the system may
-    /// be short of, such as open files. May be dropped while it waits; nothing is lost.
+    /// be short of, such as open files. Those of an address that has enough are closed meanwhile. May be dropped while
+    /// it waits; nothing is lost.
     pub async fn accept(&self) -> Accepted {
         // Nobody closes the semaphore, so there always is a permit in the end.
         let room = Arc::clone(&self.room).acquire_owned().await.ok();
@@ -152,9 +165,17 @@ impl Listener {
         loop {
             match self.socket.accept().await {
                 Ok((stream, address)) => {
+                    let Some(origin) = self.origins.admit(address.ip()) else {
+                        // Kept waiting it would be in the way of others: which of them waits is the system's to say.
+                        if let Some(door) = self.door {
+                            figures::turned_away(door);
+                        }
+                        continue;
+                    };
                     // Small answers go out at once. Where that cannot be had they come a little later.
                     let _ = stream.set_nodelay(true);
-                    return (stream, address, Permit { _room: room, _open: self.door.map(Connection::new) });
+                    let open = self.door.map(Connection::new);
+                    return (stream, address, Permit { _room: room, _origin: origin, _open: open });
                 }
                 Err(error) if is_over_already(&error) => {}
                 Err(error) => {
@@ -381,10 +402,12 @@ impl AsyncWrite for Stream {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpSocket,
+    };
 
     use super::*;
-    use crate::front::figures;
 
     async fn listener(connections: usize) -> (Listener, SocketAddr) {
         let limits = Limits { connections, ..Limits::default() };
@@ -413,6 +436,35 @@ mod tests {
         let mut taken = timeout(Duration::from_secs(10), incoming.next()).await.unwrap().unwrap();
         taken.read_exact(&mut byte).await.unwrap();
         assert_eq!(&byte, b"2");
+    }
+
+    #[tokio::test]
+    async fn one_address_does_not_get_all_connections() {
+        let recorder = figures::builder().build_recorder();
+        let counting = metrics::set_default_local_recorder(&recorder);
+        let limits = Limits { connections: 3, per_address: 2, ..Limits::default() };
+        let listener = Listener::bind("127.0.0.1:0", limits).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut incoming = listener.at("postgres").incoming(CancellationToken::new());
+        let soon = Duration::from_secs(10);
+        let _clients = (TcpStream::connect(address).await.unwrap(), TcpStream::connect(address).await.unwrap());
+        let (first, _second) = (incoming.next().await.unwrap(), incoming.next().await.unwrap());
+        let mut third = TcpStream::connect(address).await.unwrap();
+        let read = timeout(soon, third.read(&mut [0])).await.expect("it is kept waiting");
+        assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
+        // Whoever comes from elsewhere does not wait for it.
+        let elsewhere = TcpSocket::new_v4().unwrap();
+        elsewhere.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+        let elsewhere = elsewhere.connect(address).await.unwrap();
+        let taken = timeout(soon, incoming.next()).await.unwrap().unwrap();
+        assert_eq!(taken.peer().address, elsewhere.local_addr().unwrap());
+        drop(first);
+        let again = TcpStream::connect(address).await.unwrap();
+        let taken = timeout(soon, incoming.next()).await.unwrap().unwrap();
+        assert_eq!(taken.peer().address, again.local_addr().unwrap());
+        let text = recorder.handle().render();
+        assert!(text.contains("gridhub_connections_turned_away_total{door=\"postgres\"} 1\n"), "{text}");
+        drop(counting);
     }
 
     #[tokio::test]

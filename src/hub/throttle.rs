@@ -47,13 +47,28 @@ pub(super) struct Throttle {
 
 /// The questions of one caller: those that run, and all that have come in.
 struct Line {
+    caller: Arc<str>,
     running: Arc<Semaphore>,
     inside: Arc<Semaphore>,
 }
 
 /// Leave to ask one question, given back when the last copy of it is dropped.
 #[derive(Clone)]
-pub(super) struct Turn(#[expect(dead_code, reason = "held for their drop")] Option<Arc<[OwnedSemaphorePermit; 2]>>);
+pub(super) struct Turn(Option<Arc<Held>>);
+
+/// What a question holds of its caller's line.
+struct Held {
+    caller: Arc<str>,
+    _inside: OwnedSemaphorePermit,
+    _running: OwnedSemaphorePermit,
+}
+
+impl Turn {
+    /// In whose name places are taken for the question; nobody's, where callers ask as much as they like.
+    pub(super) fn caller(&self) -> Option<&Arc<str>> {
+        self.0.as_deref().map(|held| &held.caller)
+    }
+}
 
 impl Throttle {
     pub(super) fn new(limits: Limits) -> Self {
@@ -86,7 +101,7 @@ impl Throttle {
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .entry(caller.to_owned())
-                .or_insert_with(|| Arc::new(Line::of(self.at_once))),
+                .or_insert_with(|| Arc::new(Line::of(caller, self.at_once))),
         );
         let crowded = || {
             Error::RateLimited(format!(
@@ -104,14 +119,16 @@ impl Throttle {
             () = bounds.stop.cancelled() => return Err(Error::Cancelled),
         };
         let running = running.map_err(|_| over)?.map_err(Error::internal)?;
-        Ok(Turn(Some(Arc::new([inside, running]))))
+        let caller = Arc::clone(&line.caller);
+        Ok(Turn(Some(Arc::new(Held { caller, _inside: inside, _running: running }))))
     }
 }
 
 impl Line {
-    fn of(at_once: usize) -> Self {
+    fn of(caller: &str, at_once: usize) -> Self {
         let inside = at_once.saturating_mul(1 + WAITING).min(Semaphore::MAX_PERMITS);
-        Self { running: Arc::new(Semaphore::new(at_once)), inside: Arc::new(Semaphore::new(inside)) }
+        let (running, inside) = (Semaphore::new(at_once), Semaphore::new(inside));
+        Self { caller: Arc::from(caller), running: Arc::new(running), inside: Arc::new(inside) }
     }
 }
 
@@ -160,6 +177,15 @@ mod tests {
         assert!(limited(&throttle.turn("busy", &bounds).await.err().unwrap()));
         drop(working);
         throttle.turn("busy", &bounds).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_turn_says_whose_it_is_unless_callers_ask_as_they_like() {
+        let bounds = Bounds::default();
+        let turn = one_at_once(PATIENCE).turn("busy", &bounds).await.unwrap();
+        assert_eq!(turn.caller().map(|caller| &**caller), Some("busy"));
+        let turn = Throttle::new(Limits { per_second: 0, at_once: 0 }).turn("busy", &bounds).await.unwrap();
+        assert!(turn.caller().is_none());
     }
 
     #[tokio::test]

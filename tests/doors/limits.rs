@@ -3,7 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use gridhub::{error::Error, hub::Question, query::Bounds};
+use tokio_util::sync::CancellationToken;
 
+use super::support::ENDLESS_AND_BARE;
 use crate::support::{CSV, TestClock, TestHub, fixture};
 
 const NOW: &str = "2026-01-07T01:00:00Z";
@@ -34,6 +36,38 @@ async fn what_was_told_to_stop_keeps_its_callers_turn_until_it_has() {
     let worker = hub.authenticate(&city.token("grid-worker")).await.unwrap();
     let found = hub.look_up(&worker, Question::new("SELECT 1", "test")).await;
     assert!(found.is_ok(), "{:?}", found.err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_callers_with_long_statements_leave_a_place_to_a_third() {
+    let city = TestHub::with(TestClock::at(NOW), |opening| {
+        opening.throttle.at_once = 3;
+        opening.query_limits.at_once = 4;
+    })
+    .await;
+    let hub = city.hub.as_ref().unwrap();
+    let stop = CancellationToken::new();
+    let mut asked = Vec::new();
+    for caller in ["health-analyst", "cdc-epidemiologist"] {
+        let credential = hub.authenticate(&city.token(caller)).await.unwrap();
+        for _ in 0..3 {
+            let (hub, credential) = (Arc::clone(hub), credential.clone());
+            let bounds = Bounds { stop: stop.clone(), ..Bounds::default() };
+            let purpose = Some("epidemiology".to_owned());
+            let question = Question { purpose, bounds, ..Question::new(ENDLESS_AND_BARE, "test") };
+            asked.push(tokio::spawn(async move { hub.look_up(&credential, question).await.err() }));
+        }
+    }
+    // By then they have taken all that they get.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let worker = hub.authenticate(&city.token("grid-worker")).await.unwrap();
+    let found = hub.look_up(&worker, Question::new("SELECT 1", "test")).await;
+    assert!(found.is_ok(), "{:?}", found.err());
+    stop.cancel();
+    for asked in asked {
+        let told = asked.await.unwrap();
+        assert!(matches!(told, Some(Error::Cancelled | Error::Busy)), "{told:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
