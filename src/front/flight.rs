@@ -78,6 +78,8 @@ pub struct Options {
     pub sessions: usize,
     /// Tickets of one caller; one more takes the place of its oldest.
     pub tickets: usize,
+    /// How long a ticket is good for.
+    pub ticket_life: Duration,
     /// Prepared statements of one caller; one more takes the place of the one unused for longest.
     pub prepared: usize,
 }
@@ -90,6 +92,7 @@ impl Default for Options {
             calls_at_once: 64,
             sessions: 256,
             tickets: 1_024,
+            ticket_life: Duration::from_secs(300),
             prepared: 256,
         }
     }
@@ -148,7 +151,7 @@ impl Door {
         Self {
             hub,
             sessions: Handles::new(Life::Idle(SESSION), options.sessions),
-            tickets: Handles::new(Life::Fixed(tickets::LIFE), options.tickets),
+            tickets: Handles::new(Life::Fixed(options.ticket_life), options.tickets),
             prepared: Handles::new(Life::Idle(prepared::LIFE), options.prepared),
             options,
         }

@@ -128,8 +128,8 @@ pub fn open(format: Format, body: Body, dataset: &Dataset, said: Option<&str>, l
     Ok(Reader { batches, rest: None, version, absent, left_rows, left_bytes, most_bytes, limits })
 }
 
-/// The rows of an Arrow stream that is none of a dataset's, such as values for a statement: plain columns, and no more
-/// bytes than `most`, neither as sent nor once decompressed.
+/// The rows of an Arrow stream that is none of a dataset's, such as values for a statement: plain columns and lists of
+/// plain values, and no more bytes than `most`, neither as sent nor once decompressed.
 ///
 /// # Errors
 /// [`Error::ContractViolation`] or [`Error::TooLarge`].
@@ -139,7 +139,7 @@ pub fn plain_rows(body: &Body, most: u64) -> Result<Vec<RecordBatch>> {
     }
     let limits = Limits { bytes: most, decoded_bytes: most, ..Limits::default() };
     std::panic::catch_unwind(AssertUnwindSafe(|| {
-        hostile::check_arrow(body, limits)?;
+        hostile::check_arrow_with_lists(body, limits)?;
         let reader = StreamReader::try_new(body.reader(), None).map_err(|_| unreadable())?;
         reader.map(|batch| batch.map_err(|_| unreadable())).collect()
     }))

@@ -36,6 +36,42 @@ const USUAL_PAGE_HEADER: u64 = 512;
 /// # Errors
 /// [`Error::ContractViolation`] or [`Error::TooLarge`].
 pub fn check_arrow(body: &Body, limits: Limits) -> Result<()> {
+    check_messages(body, limits, is_flat)
+}
+
+/// The same of a stream whose columns may also be lists of flat values, each of which takes room in a buffer.
+///
+/// # Errors
+/// As [`check_arrow`].
+pub fn check_arrow_with_lists(body: &Body, limits: Limits) -> Result<()> {
+    check_messages(body, limits, |field| is_flat(field) || is_list(field))
+}
+
+fn is_flat(field: &ipc::Field<'_>) -> bool {
+    field.children().is_none_or(|children| children.is_empty())
+}
+
+fn is_list(field: &ipc::Field<'_>) -> bool {
+    use ipc::Type as T;
+    let sized = [
+        T::Bool,
+        T::Int,
+        T::FloatingPoint,
+        T::Decimal,
+        T::Date,
+        T::Time,
+        T::Timestamp,
+        T::Utf8,
+        T::LargeUtf8,
+        T::Binary,
+        T::LargeBinary,
+    ];
+    let one = field.children().filter(|children| children.len() == 1).map(|children| children.get(0));
+    let fits = one.is_some_and(|element| is_flat(&element) && sized.contains(&element.type_type()));
+    matches!(field.type_type(), T::List | T::LargeList) && fits
+}
+
+fn check_messages(body: &Body, limits: Limits, fits: impl Fn(&ipc::Field<'_>) -> bool) -> Result<()> {
     let mut reader = body.reader();
     let whole = body.len();
     let mut at = 0;
@@ -65,7 +101,7 @@ pub fn check_arrow(body: &Body, limits: Limits) -> Result<()> {
         if let Some(schema) = message.header_as_schema() {
             let fields: Vec<_> = schema.fields().into_iter().flatten().collect();
             check_width(fields.len(), limits)?;
-            if fields.iter().any(|field| field.children().is_some_and(|children| !children.is_empty())) {
+            if !fields.iter().all(&fits) {
                 return Err(nested());
             }
         }

@@ -3,8 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use arrow::{
-    array::RecordBatch,
-    datatypes::{Field, Fields, Schema},
+    array::{Array, AsArray, RecordBatch},
+    datatypes::{DataType, Date64Type, Field, Fields, Schema},
     ipc::writer::IpcWriteOptions,
 };
 use arrow_flight::{
@@ -121,7 +121,20 @@ fn bound_values(body: &spool::Body) -> Result<Vec<ScalarValue>> {
 
 /// The values of a row, in the order of its fields: clients name them `0`, `1`, … or as the parameters are named.
 fn values(batch: &RecordBatch) -> Result<Vec<ScalarValue>> {
+    if batch.columns().iter().any(|column| has_day_before_all(column.as_ref())) {
+        return Err(unknown_value());
+    }
     batch.columns().iter().map(|column| ScalarValue::try_from_array(column, 0).map_err(|_| unknown_value())).collect()
+}
+
+/// Whether there is the one day in it that the engine cannot write down, and panics over.
+fn has_day_before_all(column: &dyn Array) -> bool {
+    match column.data_type() {
+        DataType::Date64 => column.as_primitive::<Date64Type>().iter().any(|day| day == Some(i64::MIN)),
+        DataType::List(_) => has_day_before_all(column.as_list::<i32>().values().as_ref()),
+        DataType::LargeList(_) => has_day_before_all(column.as_list::<i64>().values().as_ref()),
+        _ => false,
+    }
 }
 
 fn unknown_value() -> Error {
@@ -155,7 +168,9 @@ pub(super) fn encoded(schema: &Schema) -> Result<Bytes> {
 #[cfg(test)]
 mod tests {
     use arrow::{
-        array::{ArrayRef, Int64Array, StringArray},
+        array::{ArrayRef, Date64Array, Int64Array, ListArray, NullArray, StringArray},
+        buffer::OffsetBuffer,
+        datatypes::Int64Type,
         ipc::{
             CompressionType,
             writer::{IpcWriteOptions, StreamWriter},
@@ -204,12 +219,44 @@ mod tests {
             row[said..said + 8].copy_from_slice(&(1_u64 << 45).to_le_bytes());
             assert!(matches!(bound_values(&row.into()).unwrap_err(), Error::BadRequest(_)));
         }
-        let row = sent(vec![("0", Arc::new(Int64Array::from(vec![7])))], None);
-        for at in 0..row.len() {
-            let mut broken = row.clone();
-            broken[at] ^= 0x7f;
-            // Whatever it comes to, it comes to an answer.
-            let _ = bound_values(&broken.into());
+        let columns: [ArrayRef; 2] = [Arc::new(Int64Array::from(vec![7])), Arc::new(numbers())];
+        for column in columns {
+            let row = sent(vec![("0", column)], None);
+            for at in 0..row.len() {
+                let mut broken = row.clone();
+                broken[at] ^= 0x7f;
+                // Whatever it comes to, it comes to an answer.
+                let _ = bound_values(&broken.into());
+            }
+        }
+    }
+
+    fn numbers() -> ListArray {
+        ListArray::from_iter_primitive::<Int64Type, _, _>([Some(vec![Some(1), None])])
+    }
+
+    #[test]
+    fn lists_of_plain_values_are_bound_and_no_others() {
+        fn bound(column: ArrayRef) -> Result<Vec<ScalarValue>> {
+            bound_values(&sent(vec![("0", column)], None).into())
+        }
+        assert_eq!(bound(Arc::new(numbers())).unwrap(), [ScalarValue::List(Arc::new(numbers()))]);
+        // Lists of lists, and of what takes no room however long it is.
+        fn of(kind: DataType, values: ArrayRef) -> ArrayRef {
+            let offsets = OffsetBuffer::from_lengths([values.len()]);
+            Arc::new(ListArray::new(Arc::new(Field::new_list_field(kind, true)), offsets, values, None))
+        }
+        let lists = of(DataType::new_list(DataType::Int64, true), Arc::new(numbers()));
+        let nothing = of(DataType::Null, Arc::new(NullArray::new(3)));
+        for column in [lists, nothing] {
+            assert!(matches!(bound(column).unwrap_err(), Error::BadRequest(_)));
+        }
+        // A day that cannot be written down, alone and in a list.
+        let day = |day: i64| Arc::new(Date64Array::from(vec![Some(day), None])) as ArrayRef;
+        let days = |day: ArrayRef| of(DataType::Date64, day);
+        assert!(bound(days(day(0))).is_ok());
+        for column in [day(i64::MIN).slice(0, 1), days(day(i64::MIN))] {
+            assert!(matches!(bound(column).unwrap_err(), Error::BadRequest(_)));
         }
     }
 

@@ -1,7 +1,11 @@
 //! Questions on their way: described and given a ticket, then asked each time the ticket is shown. A ticket is a random
 //! handle that belongs to its caller and dies; what it stands for stays here.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use arrow::{
     array::{ArrayRef, RecordBatch, RecordBatchOptions},
@@ -32,13 +36,13 @@ use super::{
 use crate::{
     disclose::ColumnExposure,
     error::{Error, Result},
-    front::{answer, door::to_its_end},
-    hub::{Answered, Described, Question},
+    front::{answer, door::to_its_end, figures},
+    hub::{Answered, Described, Question, Room},
     query::{self, Bounds},
 };
 
-/// How long a ticket is good for.
-pub(super) const LIFE: Duration = Duration::from_secs(300);
+/// This door in the log and in figures.
+const CHANNEL: &str = "flight";
 
 /// Rows of an answer as they go out.
 pub(super) type Rows = BoxStream<'static, Result<FlightData, Status>>;
@@ -76,7 +80,7 @@ impl Asked {
                 deadline: [self.settings.timeout, timeout].into_iter().flatten().min(),
                 stop: self.stop.child_token(),
             },
-            ..Question::new(self.sql.clone(), "flight")
+            ..Question::new(self.sql.clone(), CHANNEL)
         }
     }
 }
@@ -89,7 +93,7 @@ impl Door {
             purpose: asker.settings.purpose.clone(),
             wishes: asker.settings.wishes,
             bounds: Bounds { deadline: asker.settings.timeout, ..Bounds::default() },
-            ..Question::new(sql, "flight")
+            ..Question::new(sql, CHANNEL)
         };
         let _while_asked = question.bounds.stop.clone().drop_guard();
         let (hub, credential) = (Arc::clone(&self.hub), asker.credential.clone());
@@ -123,7 +127,7 @@ impl Door {
         let ticket = TicketStatementQuery { statement_handle: Bytes::copy_from_slice(&handle) };
         let mut endpoint = FlightEndpoint::new().with_ticket(Ticket::new(ticket.as_any().encode_to_vec()));
         let expires = endpoint.expiration_time.get_or_insert_default();
-        expires.seconds = (self.hub.now() + LIFE).timestamp();
+        expires.seconds = (self.hub.now() + self.options.ticket_life).timestamp();
         info(&schema, descriptor, endpoint).map(|info| info.with_app_metadata(facts))
     }
 
@@ -145,9 +149,15 @@ impl Door {
         let schema = Arc::clone(&asked.shape.schema);
         if asked.shape.look_up {
             let found = to_its_end(async move { hub.look_up(&credential, question).await }).await?;
-            return Ok(Response::new(rows(schema, found.batches, Bytes::new())));
+            return Ok(Response::new(keeping(found.room, rows(schema, found.batches, Bytes::new()))));
         }
-        let answered = to_its_end(async move { hub.query(&credential, question).await }).await?;
+        let answered = to_its_end(async move {
+            let begun = Instant::now();
+            let answered = hub.query(&credential, question).await;
+            figures::asked(CHANNEL, &answered, begun.elapsed());
+            answered
+        })
+        .await?;
         // Readers go by what they were told, so it must still be true.
         let told = &asked.shape.columns;
         if !told.is_empty() && !are_alike(&answered.released.columns, told) {
@@ -156,7 +166,8 @@ impl Door {
         let facts = answer::facts(&answered).to_string();
         let mut headers = MetadataMap::new();
         say_facts(&mut headers, &answered);
-        let mut response = Response::new(rows(schema, answered.released.batches, facts.into()));
+        let rows = rows(schema, answered.released.batches, facts.into());
+        let mut response = Response::new(keeping(answered.room, rows));
         *response.metadata_mut() = headers;
         Ok(response)
     }
@@ -204,6 +215,14 @@ pub(super) fn rows(schema: SchemaRef, batches: Vec<RecordBatch>, facts: Bytes) -
             other => Error::internal(other).into(),
         })
         .boxed()
+}
+
+/// The same rows, with the room that they take in memory, which goes with them.
+fn keeping(room: Room, rows: Rows) -> Rows {
+    rows.inspect(move |_| {
+        let _kept = &room;
+    })
+    .boxed()
 }
 
 /// A batch under the schema its reader was told.

@@ -39,6 +39,15 @@ pub(super) enum Life {
     Session,
 }
 
+/// How a transaction ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// As it was meant to.
+    Committed,
+    /// As if it had never been.
+    RolledBack,
+}
+
 /// Which way a cursor can be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {
@@ -171,6 +180,8 @@ pub(super) struct Cursor {
     sql: String,
     life: Life,
     way: Way,
+    /// Whether the transaction that it was opened in has been committed.
+    committed: bool,
     /// The row it stands on, counted from 1: 0 before the first, one more than there are after the last.
     at: usize,
 }
@@ -178,7 +189,7 @@ pub(super) struct Cursor {
 impl Cursor {
     /// The answer to that question, which a portal of the protocol reads: forward, up to the end of the transaction.
     pub(super) fn of_portal(sql: &str, rows: Rows) -> Self {
-        Self { rows, sql: sql.to_owned(), life: Life::Transaction, way: Way::Forward, at: 0 }
+        Self { rows, sql: sql.to_owned(), life: Life::Transaction, way: Way::Forward, committed: false, at: 0 }
     }
 
     /// The next rows, at most so many.
@@ -299,7 +310,7 @@ impl Cursors {
             return Err(fault("53400", format!("the cursors of this session hold more than {most} MiB; close one")));
         }
         let (sql, life, way) = (declare.sql.clone(), declare.life, declare.way);
-        let cursor = Cursor { rows, sql, life, way, at: 0 };
+        let cursor = Cursor { rows, sql, life, way, committed: false, at: 0 };
         self.open.insert(declare.name.clone(), cursor);
         Ok(())
     }
@@ -353,9 +364,14 @@ impl Cursors {
         self.open.clear();
     }
 
-    /// Closes those that end with their transaction.
-    pub(super) fn close_unheld(&mut self) {
-        self.open.retain(|_, cursor| cursor.life == Life::Session);
+    /// Closes those that end with their transaction: all that are not held and, where it is rolled back, those too that
+    /// were opened in it.
+    pub(super) fn end(&mut self, end: End) {
+        let lasts = |cursor: &Cursor| cursor.life == Life::Session && (cursor.committed || end == End::Committed);
+        self.open.retain(|_, cursor| lasts(cursor));
+        for cursor in self.open.values_mut() {
+            cursor.committed = true;
+        }
     }
 }
 
@@ -476,9 +492,15 @@ mod tests {
         cursors.open(&kept, rows()).unwrap();
         cursors.open(&lost, rows()).unwrap();
         assert_eq!(code(cursors.open(&kept, rows())), "42P03");
-        cursors.close_unheld();
+        cursors.end(End::Committed);
         assert!(cursors.schema("a").is_ok());
         assert_eq!(code(cursors.schema("b")), "34000");
+        // What is rolled back takes along those that were opened in it, and no others.
+        let undone = declare("DECLARE c CURSOR WITH HOLD FOR SELECT 1");
+        cursors.open(&undone, rows()).unwrap();
+        cursors.end(End::RolledBack);
+        assert!(cursors.schema("a").is_ok());
+        assert_eq!(code(cursors.schema("c")), "34000");
         assert!(cursors.close("a"));
         assert!(!cursors.close("a"));
     }

@@ -25,6 +25,7 @@ use pgwire::{
 use crate::{
     disclose::ColumnExposure,
     error::{Error, Result},
+    hub::Room,
 };
 
 /// The code by which Postgres calls its text form.
@@ -48,6 +49,8 @@ pub(super) struct Rows {
     schema: SchemaRef,
     batches: Vec<RecordBatch>,
     count: usize,
+    /// What they take in memory, shared with the rows that they were cut from.
+    room: Room,
 }
 
 impl Rows {
@@ -63,7 +66,12 @@ impl Rows {
         };
         let batches = batches.iter().map(plain).collect::<Result<Vec<_>>>()?;
         let count = batches.iter().map(RecordBatch::num_rows).sum();
-        Ok(Self { schema, batches, count })
+        Ok(Self { schema, batches, count, room: Room::default() })
+    }
+
+    /// The same rows with what they take in memory.
+    pub(super) fn keeping(self, room: Room) -> Self {
+        Self { room, ..self }
     }
 
     /// Rows of text, one inner list a row.
@@ -78,7 +86,7 @@ impl Rows {
         };
         let columns = (0..names.len()).map(column).collect();
         let batch = RecordBatch::try_new(Arc::clone(&schema), columns).map_err(Error::internal)?;
-        Ok(Self { schema, batches: vec![batch], count: rows.len() })
+        Ok(Self { schema, batches: vec![batch], count: rows.len(), room: Room::default() })
     }
 
     /// The same rows under the names that the hub gave the columns.
@@ -89,7 +97,7 @@ impl Rows {
         let schema = plain_schema(&self.schema, columns);
         let named = |batch: RecordBatch| RecordBatch::try_new(Arc::clone(&schema), batch.columns().to_vec());
         let batches = self.batches.into_iter().map(named).collect::<Result<_, _>>().map_err(Error::internal)?;
-        Ok(Self { schema, batches, count: self.count })
+        Ok(Self { schema, batches, count: self.count, room: self.room })
     }
 
     /// The same rows in the types of a schema that was promised before; nothing where they do not fit it, or where a
@@ -108,7 +116,7 @@ impl Rows {
             RecordBatch::try_new(Arc::clone(promised), columns.collect::<Result<_, _>>()?)
         };
         let batches = self.batches.iter().map(fitted).collect::<Result<_, _>>().ok()?;
-        Some(Self { schema: Arc::clone(promised), batches, count: self.count })
+        Some(Self { schema: Arc::clone(promised), batches, count: self.count, room: self.room })
     }
 
     /// Names and types of the columns.
@@ -144,7 +152,9 @@ impl Rows {
             (skip, left) = (0, left - taken);
         }
         let count = count - left;
-        Self { schema: Arc::clone(&self.schema), batches, count }
+        // None of them keep nothing in memory.
+        let room = if batches.is_empty() { Room::default() } else { self.room.clone() };
+        Self { schema: Arc::clone(&self.schema), batches, count, room }
     }
 
     /// The rows in reverse, copied, since a slice for each row would take more than the rows do.
@@ -157,7 +167,7 @@ impl Rows {
             take_record_batch(batch, &UInt64Array::from_iter_values((0..rows).rev())).map_err(Error::internal)
         };
         let batches = self.batches.iter().rev().map(reversed).collect::<Result<_>>()?;
-        Ok(Self { schema: Arc::clone(&self.schema), batches, count: self.count })
+        Ok(Self { schema: Arc::clone(&self.schema), batches, count: self.count, room: self.room.clone() })
     }
 
     /// Each row, as a batch and its place in it.

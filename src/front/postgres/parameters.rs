@@ -14,6 +14,7 @@ use super::{
     encode::{BINARY, EPOCH_DAYS, EPOCH_MICROSECONDS},
     statements::fault,
 };
+use crate::query::array;
 
 /// The zone of instants.
 const ZONE: &str = "UTC";
@@ -106,6 +107,7 @@ fn arrow_type(kind: &Type) -> Option<DataType> {
 fn element(kind: &Type) -> Option<Type> {
     Some(match *kind {
         Type::BOOL_ARRAY => Type::BOOL,
+        Type::BYTEA_ARRAY => Type::BYTEA,
         Type::INT2_ARRAY => Type::INT2,
         Type::INT4_ARRAY => Type::INT4,
         Type::INT8_ARRAY => Type::INT8,
@@ -113,10 +115,12 @@ fn element(kind: &Type) -> Option<Type> {
         Type::FLOAT8_ARRAY => Type::FLOAT8,
         Type::NUMERIC_ARRAY => Type::NUMERIC,
         Type::DATE_ARRAY => Type::DATE,
+        Type::TIME_ARRAY => Type::TIME,
         Type::TIMESTAMP_ARRAY => Type::TIMESTAMP,
         Type::TIMESTAMPTZ_ARRAY => Type::TIMESTAMPTZ,
         Type::TEXT_ARRAY => Type::TEXT,
         Type::VARCHAR_ARRAY => Type::VARCHAR,
+        Type::BPCHAR_ARRAY => Type::BPCHAR,
         Type::NAME_ARRAY => Type::NAME,
         Type::OID_ARRAY => Type::OID,
         Type::UUID_ARRAY => Type::UUID,
@@ -142,7 +146,7 @@ fn text(kind: &Type, value: &str) -> Option<ScalarValue> {
         }
         _ => match element(kind) {
             Some(element) => {
-                let elements = elements(bare)?;
+                let elements = array::elements(bare)?;
                 let read = |value: Option<String>| match value {
                     Some(value) => text(&element, &value),
                     None => ScalarValue::try_new_null(&arrow_type(&element)?).ok(),
@@ -361,54 +365,6 @@ fn bytes(value: &str) -> Option<Vec<u8>> {
         rest = after;
     }
     Some(read)
-}
-
-/// The elements of a list of one dimension, in Postgres's text.
-fn elements(value: &str) -> Option<Vec<Option<String>>> {
-    let inner = value.strip_prefix('{')?.strip_suffix('}')?;
-    let mut elements = Vec::new();
-    if inner.trim().is_empty() {
-        return Some(elements);
-    }
-    let mut letters = inner.chars().peekable();
-    loop {
-        while letters.next_if(|letter| letter.is_ascii_whitespace()).is_some() {}
-        let mut element = String::new();
-        let quoted = letters.next_if_eq(&'"').is_some();
-        loop {
-            match letters.peek() {
-                None if quoted => return None,
-                None | Some(',') if !quoted => break,
-                Some('"') if quoted => {
-                    letters.next();
-                    break;
-                }
-                Some('{' | '}' | '"') if !quoted => return None,
-                Some('\\') => {
-                    letters.next();
-                    element.push(letters.next()?);
-                }
-                Some(_) => element.extend(letters.next()),
-                None => return None,
-            }
-        }
-        while letters.next_if(|letter| letter.is_ascii_whitespace()).is_some() {}
-        elements.push(match quoted {
-            true => Some(element),
-            false => {
-                let element = element.trim_end();
-                if element.is_empty() {
-                    return None;
-                }
-                (!element.eq_ignore_ascii_case("null")).then(|| element.to_owned())
-            }
-        });
-        match letters.next() {
-            Some(',') => {}
-            None => return Some(elements),
-            Some(_) => return None,
-        }
-    }
 }
 
 #[cfg(test)]

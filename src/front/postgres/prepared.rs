@@ -79,6 +79,13 @@ impl Prepared {
         named.filter(|kind| *kind != Type::UNKNOWN)
     }
 
+    /// Whether it says of a parameter that it is an array of oids. To the catalogue these are plain numbers; but who
+    /// looks types up knows of no other array before it has.
+    fn is_of_oids(&self, number: usize) -> bool {
+        let written = self.statement.as_ref().map(|statement| statement.sql.to_ascii_lowercase());
+        written.is_some_and(|sql| sql.contains(&format!("${number}::oid[]")))
+    }
+
     /// NULLs of the types that the client named; none where it named no type.
     pub(super) fn nulls(&self) -> Vec<ScalarValue> {
         let nulls: Vec<_> = (0..self.count()).map(|at| self.named(at).map_or(ScalarValue::Null, null_of)).collect();
@@ -146,8 +153,12 @@ impl Prepared {
         let expected = named.into_iter().enumerate().map(|(at, kind)| {
             let described = found.as_ref().and_then(|shape| shape.parameters.get(at)).cloned();
             let described = described.filter(|kind| *kind != DataType::Null);
-            // What nobody knows is text, as in Postgres.
-            let guess = || described.as_ref().map_or(Type::TEXT, |kind| pg_type(&Field::new("", kind.clone(), true)));
+            let guess = || match &described {
+                Some(_) if self.is_of_oids(at + 1) => Type::OID_ARRAY,
+                Some(kind) => pg_type(&Field::new("", kind.clone(), true)),
+                // What nobody knows is text, as in Postgres.
+                None => Type::TEXT,
+            };
             Expected { kind: kind.unwrap_or_else(guess), described }
         });
         Ok(expected.collect())

@@ -265,7 +265,7 @@ async fn ask(session: &Arc<Session>, sql: &str, params: Vec<ScalarValue>) -> PgW
     let asked = to_its_end(async move {
         if looks_up {
             let found = hub.look_up(&credential, question).await?;
-            let rows = Rows::new(&found.schema, &found.batches)?;
+            let rows = Rows::new(&found.schema, &found.batches)?.keeping(found.room);
             return Ok::<_, Error>(Answer { rows, notices: Vec::new(), running });
         }
         let begun = Instant::now();
@@ -274,7 +274,7 @@ async fn ask(session: &Arc<Session>, sql: &str, params: Vec<ScalarValue>) -> PgW
         let answered = answered?;
         let notices = if hears_notices { notices_of(&answered) } else { Vec::new() };
         let released = answered.released;
-        let rows = Rows::new(&released.schema, &released.batches)?.named(&released.columns)?;
+        let rows = Rows::new(&released.schema, &released.batches)?.named(&released.columns)?.keeping(answered.room);
         // It can be cancelled as long as this lives.
         Ok(Answer { rows, notices, running })
     });

@@ -18,7 +18,7 @@ use pgwire::{
 use super::{
     cancel::{Entry, Running},
     command::{self, Call, Chain, Command, Item, Reach},
-    cursor::Cursors,
+    cursor::{Cursors, End},
     error::{self, FAILED_TRANSACTION, IN_TRANSACTION, MANY_SAVEPOINTS, NO_SAVEPOINT, NO_TRANSACTION, UNSUPPORTED},
     prepared::Shelf,
     settings::{
@@ -285,16 +285,18 @@ impl Session {
     pub(super) fn failed(&self) {
         let mut state = self.state();
         if state.transaction == Transaction::Idle {
+            self.kept().end(End::RolledBack);
             self.shelf.close_all();
         }
         state.fail();
     }
 
     /// An exchange of messages came to its end. Outside of a transaction block that ends a transaction: what it set
-    /// stays from now on, and its portals go.
+    /// stays from now on, its cursors too, and its portals go.
     pub(super) fn exchanged(&self) {
         let mut state = self.state();
         if state.transaction == Transaction::Idle {
+            self.kept().end(End::Committed);
             self.shelf.close_all();
             state.end();
         }
@@ -454,7 +456,10 @@ impl Session {
         if chain == Chain::Next {
             state.in_transaction()?;
         }
-        self.kept().close_unheld();
+        self.kept().end(match state.transaction {
+            Transaction::Failed => End::RolledBack,
+            Transaction::Idle | Transaction::Open => End::Committed,
+        });
         self.shelf.close_all();
         state.end();
         if chain == Chain::Next {

@@ -80,12 +80,12 @@ const KNOWN: &[Known] = &[
                  NULL::text AS \"Enabled\", NULL::text AS \"Function\", NULL::text AS \"Tags\" WHERE false",
     },
     // asyncpg: types it has not met. A recursive query over subqueries; here, the types and those of their elements.
-    // It reads "char" as bytes.
+    // It reads "char" as bytes, and knows of no arrays before but those of oids and of texts.
     Known {
         has: &["with recursive typeinfo_tree", "any($1::oid[])"],
         answer: "SELECT t.oid AS oid, 'pg_catalog' AS ns, t.typname AS name, CAST(t.typtype AS bytea) AS kind, \
                  NULL::int4 AS basetype, t.typelem AS elemtype, CAST(e.typdelim AS bytea) AS elemdelim, \
-                 r.rngsubtype AS range_subtype, NULL::oid[] AS attrtypoids, NULL::text[] AS attrnames, \
+                 r.rngsubtype AS range_subtype, NULL::text[] AS attrtypoids, NULL::text[] AS attrnames, \
                  CASE WHEN t.oid = ANY ($1::oid[]) THEN 0 ELSE 1 END AS depth, NULL::text AS basetype_name, \
                  e.oid::regtype::text AS elemtype_name, r.rngsubtype::regtype::text AS range_subtype_name \
                  FROM pg_type t LEFT JOIN pg_type e ON e.oid = t.typelem AND t.typlen = -1 \

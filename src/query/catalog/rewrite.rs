@@ -23,7 +23,10 @@ use super::{
     text::PATTERN,
     types,
 };
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    query::array,
+};
 
 /// What turns the object id of a type into its name.
 pub(super) const TYPE_NAME: &str = "hub_type_name";
@@ -401,9 +404,10 @@ impl Rewrite<'_> {
         if let Some(list) = to.strip_suffix("[]") {
             let Some(elements) = text_of(operand).and_then(|text| elements(&text)) else { return Ok(None) };
             let elements = match hinted_type(list) {
-                Some(DataType::Int16 | DataType::Int32 | DataType::Int64) => {
-                    elements.iter().map(|element| number(&text_of(element).unwrap_or_default())).collect()
-                }
+                Some(DataType::Int16 | DataType::Int32 | DataType::Int64) => elements
+                    .iter()
+                    .map(|element| text_of(element).map_or_else(null, |digits| number(&digits)))
+                    .collect(),
                 _ => elements,
             };
             return Ok((!elements.is_empty()).then(|| array(elements)));
@@ -761,21 +765,8 @@ fn text_of(expr: &Expr) -> Option<String> {
 
 /// The elements of an array written as `{a,"b"}`.
 fn elements(written: &str) -> Option<Vec<Expr>> {
-    let inner = written.trim().strip_prefix('{')?.strip_suffix('}')?;
-    let mut elements = Vec::new();
-    let (mut element, mut quoted, mut letters) = (String::new(), false, inner.chars());
-    while let Some(letter) = letters.next() {
-        match letter {
-            '\\' => element.extend(letters.next()),
-            '"' => quoted = !quoted,
-            ',' if !quoted => elements.push(text(std::mem::take(&mut element).trim())),
-            letter => element.push(letter),
-        }
-    }
-    if !inner.trim().is_empty() {
-        elements.push(text(element.trim()));
-    }
-    Some(elements)
+    let element = |element: Option<String>| element.map_or_else(null, |element| text(&element));
+    Some(array::elements(written)?.into_iter().map(element).collect())
 }
 
 /// A value as it would be written in a statement.

@@ -185,7 +185,7 @@ async fn no_token_is_taken_over_a_line_that_others_can_read() {
 }
 
 /// What a client of TLS trusts, and what it shows.
-fn client_config(authority: &Authority, shown: Option<&(PathBuf, PathBuf)>) -> ClientConfig {
+pub fn client_config(authority: &Authority, shown: Option<&(PathBuf, PathBuf)>) -> ClientConfig {
     // As the command line does.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let certificates = |path: &Path| -> Vec<CertificateDer<'static>> {

@@ -95,6 +95,19 @@ async fn cursors_are_read_forward_and_back() {
     assert!(line.fails("FETCH PRIOR FROM h").await.starts_with("ERROR 55000 "));
     line.batch_execute("CLOSE ALL").await.unwrap();
     assert!(line.fails("FETCH 1 FROM h").await.starts_with("ERROR 34000 "));
+
+    // What is rolled back, as it was told or by a failure, never was: nothing of it is kept.
+    let held = |name: &str| format!("DECLARE {name} CURSOR WITH HOLD FOR {DIVISIONS}");
+    line.batch_execute(&held("before")).await.unwrap();
+    line.batch_execute(&format!("BEGIN; {}; ROLLBACK", held("told"))).await.unwrap();
+    line.fails(&format!("{}; SELECT nothing FROM divisions", held("failed"))).await;
+    line.batch_execute(&format!("BEGIN; {}", held("both"))).await.unwrap();
+    line.fails("SELECT nothing FROM divisions").await;
+    line.batch_execute("COMMIT").await.unwrap();
+    for lost in ["told", "failed", "both"] {
+        assert!(line.fails(&format!("FETCH 1 FROM {lost}")).await.starts_with("ERROR 34000 "), "{lost}");
+    }
+    assert_eq!(line.lines("FETCH 1 FROM before").await, ["42 云省 1 NULL"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
