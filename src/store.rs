@@ -6,13 +6,16 @@
 //! probes another's rows.
 
 mod copies;
+pub mod current;
 mod durable;
 pub mod epoch;
 pub mod erase;
 mod evolution;
 mod files;
 pub mod maintenance;
+pub mod materialised;
 pub mod metadata;
+mod newest;
 pub mod publication;
 pub mod search;
 pub mod tombstones;
@@ -30,7 +33,7 @@ use std::{
 use arrow::{
     array::{AsArray, RecordBatch},
     compute::cast,
-    datatypes::DataType,
+    datatypes::{DataType, SchemaRef},
 };
 use datafusion::{
     catalog::TableProvider,
@@ -47,15 +50,16 @@ use deltalake_core::{
     protocol::SaveMode,
 };
 use futures::TryStreamExt;
-use tokio::sync::Mutex;
+use tokio::{runtime::Handle, sync::Mutex};
 
 use crate::{
     dataset::{Dataset, DatasetName, Datasets, DivisionRule, division::Divisions},
     error::{Error, Result},
 };
 pub use files::{Origin, file_layout, table_schema};
+use materialised::{Materialised, Room};
 use metadata::Metadata;
-use publication::{Publisher, Standing, Versions};
+use publication::{Publisher, Standing, Version, Versions};
 pub use write::{Change, Committed, GroupFiles, Piece, RUN, Run, Staged, Staging, Writer};
 
 /// The agency whose caller pushed a row.
@@ -73,6 +77,8 @@ pub struct Store {
     divisions: RwLock<Arc<Divisions>>,
     session: Arc<SessionState>,
     publisher: Publisher,
+    /// Where small tables are held.
+    room: Room,
 }
 
 struct Table {
@@ -102,37 +108,82 @@ pub struct Snapshot {
     session: Arc<SessionState>,
 }
 
+/// The rows of a table, where they lie.
+#[derive(Debug, Clone)]
+pub enum Stored {
+    /// All of them, in files.
+    Files(Arc<dyn TableProvider>),
+    /// Those that are current, in memory.
+    Memory(Arc<Materialised>),
+    /// Nowhere yet, or no more; the columns are known.
+    Nothing(SchemaRef),
+}
+
+impl Stored {
+    /// The columns.
+    pub fn schema(&self) -> SchemaRef {
+        match self {
+            Self::Files(files) => files.schema(),
+            Self::Memory(rows) => rows.schema(),
+            Self::Nothing(schema) => Arc::clone(schema),
+        }
+    }
+}
+
 impl Snapshot {
     /// The version of a table in this snapshot, as row-level questions read it.
     pub fn version(&self, name: &DatasetName) -> Option<i64> {
-        i64::try_from(version_of(&self.tables.get(name)?.current)).ok()
+        i64::try_from(version_of(&self.tables.get(name)?.current.table)).ok()
     }
 
     /// The version of a table in this snapshot, as protected statistics read it: 0, which has no rows,
     /// while nothing is published.
     pub fn published_version(&self, name: &DatasetName) -> Option<i64> {
-        i64::try_from(version_of(&self.tables.get(name)?.published)).ok()
+        i64::try_from(version_of(&self.tables.get(name)?.published.table)).ok()
     }
 
-    /// A table of this snapshot for the query engine, as it stands.
+    /// The rows of a table of this snapshot, as it stands.
+    ///
+    /// # Errors
+    /// Only a fault of the hub.
+    pub async fn stored(&self, name: &DatasetName) -> Result<Stored> {
+        self.stored_in(&self.standing(name)?.current).await
+    }
+
+    /// The same as it was last published ([`publication`]).
+    ///
+    /// # Errors
+    /// Only a fault of the hub.
+    pub async fn stored_when_published(&self, name: &DatasetName) -> Result<Stored> {
+        self.stored_in(&self.standing(name)?.published).await
+    }
+
+    /// The files of a table of this snapshot for the query engine, as it stands.
     ///
     /// # Errors
     /// Only a fault of the hub.
     pub async fn provider(&self, name: &DatasetName) -> Result<Arc<dyn TableProvider>> {
-        self.readable(&self.standing(name)?.current).await
+        self.readable(&self.standing(name)?.current.table).await
     }
 
-    /// A table of this snapshot as it was last published ([`publication`]), with the same columns; without
+    /// The files of a table of this snapshot as it was last published ([`publication`]), with the same columns; without
     /// rows while it never was.
     ///
     /// # Errors
     /// Only a fault of the hub.
     pub async fn published(&self, name: &DatasetName) -> Result<Arc<dyn TableProvider>> {
-        self.readable(&self.standing(name)?.published).await
+        self.readable(&self.standing(name)?.published.table).await
     }
 
     fn standing(&self, name: &DatasetName) -> Result<&Standing> {
         self.tables.get(name).ok_or_else(|| Error::internal("a dataset without a table"))
+    }
+
+    async fn stored_in(&self, version: &Version) -> Result<Stored> {
+        match &version.rows {
+            Some(rows) => Ok(Stored::Memory(Arc::clone(rows))),
+            None => Ok(Stored::Files(self.readable(&version.table).await?)),
+        }
     }
 
     async fn readable(&self, table: &DeltaTable) -> Result<Arc<dyn TableProvider>> {
@@ -142,7 +193,8 @@ impl Snapshot {
 }
 
 impl Store {
-    /// Opens the tables of all datasets below `folder`, making those that are not there.
+    /// Opens the tables of all datasets below `folder`, making those that are not there. Small tables are held in
+    /// memory, of that many bytes together.
     ///
     /// # Errors
     /// [`Error::Setup`] where a table cannot be opened, its columns are not those of its contract, or it is
@@ -152,12 +204,22 @@ impl Store {
         datasets: &Datasets,
         runtime: Arc<RuntimeEnv>,
         publisher: Publisher,
+        in_memory: usize,
     ) -> Result<Self> {
+        let (session, room) = (session(runtime), Room::of(in_memory));
         let mut tables = BTreeMap::new();
         for (name, dataset) in datasets {
             let folder = folder.join(name.to_string());
             let table = open_table(&folder, dataset, publisher.metadata()).await?;
-            let versions = RwLock::new(Versions::open(table, &folder, name, &publisher).await?);
+            let mut versions = Versions::open(table, &folder, name, &publisher).await?;
+            let (current, published) = (versions.current(), versions.published());
+            let rows = materialised(&current, dataset, &session, &room).await;
+            let published = match current.version() == published.version() {
+                true => rows.clone(),
+                false => materialised(&published, dataset, &session, &room).await,
+            };
+            versions.take_in(rows, published);
+            let versions = RwLock::new(versions);
             let table = Table {
                 dataset: Arc::clone(dataset),
                 folder,
@@ -167,7 +229,7 @@ impl Store {
             };
             tables.insert(name.clone(), table);
         }
-        let store = Self { tables, divisions: RwLock::default(), session: session(runtime), publisher };
+        let store = Self { tables, divisions: RwLock::default(), session, publisher, room };
         store.refresh_divisions().await.map_err(|error| store.unreadable_divisions(folder, &error))?;
         Ok(store)
     }
@@ -272,6 +334,26 @@ impl Table {
 
     fn versions(&self) -> RwLockWriteGuard<'_, Versions> {
         self.versions.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The rows of a version to be held in memory, where it is small enough. Where they cannot be read now, whoever asks
+/// will be told: a version that is committed stays so.
+async fn materialised(
+    table: &DeltaTable,
+    dataset: &Arc<Dataset>,
+    session: &Arc<SessionState>,
+    room: &Room,
+) -> Option<Arc<Materialised>> {
+    let (table, session, room, runtime) = (table.clone(), Arc::clone(session), room.clone(), Handle::current());
+    let contract = Arc::clone(dataset);
+    let reading = in_background(move || runtime.block_on(Materialised::of(&table, &contract, &session, &room)));
+    match reading.await {
+        Ok(rows) => rows.map(Arc::new),
+        Err(error) => {
+            tracing::error!(dataset = %dataset.name, cause = error.fault(), "a version cannot be read into memory");
+            None
+        }
     }
 }
 

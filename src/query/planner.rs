@@ -8,17 +8,14 @@ use datafusion::{
     catalog::Session,
     common::Result,
     execution::context::QueryPlanner,
-    logical_expr::{
-        Expr, LogicalPlan, SortExpr, UserDefinedLogicalNode, physical_planning_context::PhysicalPlanningContext,
-    },
+    logical_expr::{LogicalPlan, UserDefinedLogicalNode, physical_planning_context::PhysicalPlanningContext},
     physical_expr::{LexOrdering, PhysicalSortExpr},
     physical_plan::ExecutionPlan,
     physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, PhysicalPlanner},
 };
 
 use super::{
-    newest::{NewestExec, NewestNode, PhysicalRanking},
-    once,
+    giving_way, once,
     ordered::{OrderedExec, OrderedNode},
     released::{ReleasedExec, ReleasedNode},
 };
@@ -31,7 +28,7 @@ pub struct Planner;
 impl QueryPlanner for Planner {
     async fn create_physical_plan(&self, plan: &LogicalPlan, session: &dyn Session) -> Result<Arc<dyn ExecutionPlan>> {
         let planner = DefaultPhysicalPlanner::with_extension_planners(vec![Arc::new(Self)]);
-        once::left_sides(planner.create_physical_plan(plan, session).await?)
+        giving_way::in_joins(once::left_sides(planner.create_physical_plan(plan, session).await?)?)
     }
 }
 
@@ -50,20 +47,6 @@ impl ExtensionPlanner for Planner {
             return Ok(Some(Arc::new(ReleasedExec::new(inputs.to_vec(), released))));
         }
         let [input] = inputs else { return Ok(None) };
-        if let Some(newest) = node.as_any().downcast_ref::<NewestNode>() {
-            let schema = newest.input.schema();
-            let physical = |expr: &Expr| planner.create_physical_expr(expr, schema, session, context);
-            let mut rankings = Vec::new();
-            for ranking in &newest.rankings {
-                let within = ranking.within.iter().map(physical).collect::<Result<_>>()?;
-                let key = |key: &SortExpr| {
-                    Ok(PhysicalSortExpr::new(physical(&key.expr)?, SortOptions::new(!key.asc, key.nulls_first)))
-                };
-                let order = ranking.order.iter().map(key).collect::<Result<_>>()?;
-                rankings.push(PhysicalRanking { within, order });
-            }
-            return Ok(Some(Arc::new(NewestExec::new(Arc::clone(input), rankings))));
-        }
         let Some(ordered) = node.as_any().downcast_ref::<OrderedNode>() else { return Ok(None) };
         let mut order = Vec::new();
         for key in &ordered.keys {

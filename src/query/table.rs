@@ -25,10 +25,8 @@ use datafusion::{
     datasource::{TableType, provider_as_source},
     functions_window::expr_fn::row_number,
     logical_expr::{
-        Between, BinaryExpr, Case, ColumnarValue, Expr, ExprFunctionExt, Extension, LogicalPlan, LogicalPlanBuilder,
-        Operator, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, TableProviderFilterPushDown, TableSource,
-        Volatility,
-        expr::{InList, Sort as SortExpr},
+        Between, BinaryExpr, ColumnarValue, Expr, ExprFunctionExt, LogicalPlanBuilder, Operator, ScalarFunctionArgs,
+        ScalarUDF, ScalarUDFImpl, Signature, TableProviderFilterPushDown, TableSource, Volatility, expr::InList,
     },
     physical_plan::{ExecutionPlan, filter::FilterExec, projection::ProjectionExec},
     prelude::lit,
@@ -37,7 +35,6 @@ use datafusion::{
 use super::{
     barrier::{BarrierExec, WholeExec},
     defences::{Defence, Defences},
-    newest::{MOST_ROWS, NewestNode, Ranking},
     prune, scope, total,
 };
 use crate::{
@@ -48,7 +45,10 @@ use crate::{
     },
     policy::{DatasetView, Exposure, Rows},
     pseudonym::{SubjectKey, TokenKey},
-    store::{ARRIVAL, DIGEST, SOURCE},
+    store::{
+        DIGEST, SOURCE, Stored,
+        current::{Current, Ranking, current, over_sources},
+    },
 };
 
 /// The column in which protected aggregates find the subject of a row. Never in a caller's schema.
@@ -74,9 +74,9 @@ pub struct Subjects {
 #[derive(Clone)]
 pub struct GovernedTable {
     view: DatasetView,
-    raw: Arc<dyn TableProvider>,
+    raw: Stored,
     /// The rows as they were last published.
-    published: Arc<dyn TableProvider>,
+    published: Stored,
     tokens: TokenKey,
     schema: SchemaRef,
     subjects: Subjects,
@@ -96,8 +96,8 @@ impl GovernedTable {
     /// The table of a view over the stored rows.
     pub fn new(
         view: &DatasetView,
-        raw: Arc<dyn TableProvider>,
-        published: Arc<dyn TableProvider>,
+        raw: Stored,
+        published: Stored,
         tokens: TokenKey,
         subjects: Subjects,
         defences: Defences,
@@ -134,10 +134,30 @@ impl GovernedTable {
             fields.push(ArrowField::new(FOREIGN, DataType::Boolean, true));
         }
         let raw = match self.defences.stand(Defence::Epochs) {
-            true => Arc::clone(&self.published),
-            false => Arc::clone(&self.raw),
+            true => self.published.clone(),
+            false => self.raw.clone(),
         };
         Self { raw, schema: Arc::new(Schema::new(fields)), with_subject: true, ..self.clone() }
+    }
+
+    /// The same over no rows.
+    pub fn unbound(&self) -> Self {
+        let nothing = Stored::Nothing(self.raw.schema());
+        Self { raw: nothing.clone(), published: nothing, ..self.clone() }
+    }
+
+    /// The same over other rows, with other tokens.
+    pub fn bound_to(&self, current: Stored, published: Stored, tokens: TokenKey) -> Self {
+        let raw = match self.with_subject && self.defences.stand(Defence::Epochs) {
+            true => published.clone(),
+            false => current,
+        };
+        Self { raw, published, tokens, ..self.clone() }
+    }
+
+    /// Whether its rows are held in memory.
+    pub fn is_in_memory(&self) -> bool {
+        matches!(self.raw, Stored::Memory(_))
     }
 
     /// Whether it carries the numbers of its subjects.
@@ -388,30 +408,33 @@ impl GovernedTable {
         columns: &[Expr],
         conditions: &[Expr],
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let needed = Expr::column_refs;
-        let names: BTreeSet<&str> =
-            columns.iter().chain(conditions).flat_map(needed).map(|column| column.name.as_str()).collect();
-        let stored = self.raw.schema();
-        let at: Vec<usize> = stored
-            .fields()
-            .iter()
-            .enumerate()
-            .filter(|(_, f)| names.contains(f.name().as_str()))
-            .map(|(at, _)| at)
-            .collect();
-        let mut plan = self.raw.scan(session, Some(&at), conditions, None).await?;
-        let schema = DFSchema::try_from(plan.schema())?;
-        if let Some(condition) = conditions.iter().cloned().reduce(Expr::and) {
-            let condition = session.create_physical_expr(condition, &schema)?;
-            plan = Arc::new(FilterExec::try_new(condition, plan)?);
-        }
-        let mut shown = Vec::new();
-        for column in columns {
-            let name = column.schema_name().to_string();
-            shown.push((session.create_physical_expr(column.clone(), &schema)?, name));
-        }
-        Ok(Arc::new(ProjectionExec::try_new(shown, plan)?))
+        let needed = columns.iter().chain(conditions).flat_map(Expr::column_refs);
+        let needed = needed.map(|column| column.name.as_str()).collect();
+        let rows = self.scanned(session, &needed, conditions).await?;
+        projected(session, filtered(session, rows, conditions)?, columns)
     }
+}
+
+/// The rows of a plan for which all conditions hold.
+fn filtered(
+    session: &dyn Session,
+    rows: Arc<dyn ExecutionPlan>,
+    conditions: &[Expr],
+) -> Result<Arc<dyn ExecutionPlan>> {
+    let Some(condition) = conditions.iter().cloned().reduce(Expr::and) else { return Ok(rows) };
+    let condition = session.create_physical_expr(condition, &DFSchema::try_from(rows.schema())?)?;
+    Ok(Arc::new(FilterExec::try_new(condition, rows)?))
+}
+
+/// The rows of a plan as columns computed from them.
+fn projected(session: &dyn Session, rows: Arc<dyn ExecutionPlan>, columns: &[Expr]) -> Result<Arc<dyn ExecutionPlan>> {
+    let schema = DFSchema::try_from(rows.schema())?;
+    let mut shown = Vec::new();
+    for column in columns {
+        let name = column.schema_name().to_string();
+        shown.push((session.create_physical_expr(column.clone(), &schema)?, name));
+    }
+    Ok(Arc::new(ProjectionExec::try_new(shown, rows)?))
 }
 
 #[async_trait]
@@ -465,35 +488,109 @@ impl TableProvider for GovernedTable {
             }
             conditions.extend(implied.into_iter().chain(applied));
         }
-        if self.dataset().change == ChangeMode::Append {
+        let Some(current) = current(self.dataset()) else {
             conditions.extend(self.scope());
             let rows = self.rows(session, &columns, &conditions).await?;
             return Ok(match self.is_whole() {
                 true => Arc::new(WholeExec::new(rows)),
                 false => self.behind_barrier(rows),
             });
-        }
-        let mut plan = LogicalPlanBuilder::scan("stored", provider_as_source(Arc::clone(&self.raw)), None)?;
-        for condition in conditions {
-            plan = plan.filter(condition)?;
-        }
-        let how = self.firsts();
-        plan = current_state(plan, self.dataset(), how)?;
-        if let Some(scope) = self.scope() {
-            plan = plan.filter(scope)?;
-        }
-        let plan = over_sources(plan, self.dataset(), how)?.project(columns)?.build()?;
-        Ok(self.behind_barrier(session.create_physical_plan(&plan).await?))
+        };
+        let rows = match &self.raw {
+            Stored::Files(files) if has_more_rows_than(files, MOST_ROWS) => {
+                self.current_by_windows(session, files, &current, columns, conditions).await?
+            }
+            _ => self.current(session, &current, &columns, &conditions).await?,
+        };
+        Ok(self.behind_barrier(rows))
     }
 }
 
+/// Rows beyond which not all of a table's are taken into memory at once to find the current ones.
+const MOST_ROWS: usize = 2_000_000;
+
+fn has_more_rows_than(files: &Arc<dyn TableProvider>, most: usize) -> bool {
+    let stored = files.statistics().and_then(|known| known.num_rows.get_value().copied());
+    stored.is_some_and(|rows| rows > most)
+}
+
 impl GovernedTable {
-    /// Whether the table is small enough to be in memory at once.
-    fn firsts(&self) -> Firsts {
-        let stored = self.raw.statistics().and_then(|known| known.num_rows.get_value().copied());
-        match stored {
-            Some(rows) if rows > MOST_ROWS => Firsts::ByWindow,
-            _ => Firsts::ByHash,
+    /// The rows that are current, in scope, and for whose keys the conditions hold, as `columns`.
+    async fn current(
+        &self,
+        session: &dyn Session,
+        current: &Current,
+        columns: &[Expr],
+        conditions: &[Expr],
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let (scope, choice) = (self.scope(), self.choice());
+        let looked_at = columns.iter().chain(conditions).chain(&scope).flat_map(Expr::column_refs);
+        let mut needed: BTreeSet<&str> = looked_at.map(|column| column.name.as_str()).collect();
+        needed.extend(choice.iter().flat_map(Ranking::columns).map(|column| column.name.as_str()));
+        let mut rows = match &self.raw {
+            Stored::Files(_) => {
+                needed.extend(current.columns().map(|column| column.name.as_str()));
+                let rows = filtered(session, self.scanned(session, &needed, conditions).await?, conditions)?;
+                current.of(session, rows)?
+            }
+            Stored::Memory(_) | Stored::Nothing(_) => {
+                filtered(session, self.scanned(session, &needed, conditions).await?, conditions)?
+            }
+        };
+        if let Some(scope) = scope {
+            rows = filtered(session, rows, &[scope])?;
+        }
+        if let Some(choice) = choice {
+            rows = choice.first_of(session, rows)?;
+        }
+        projected(session, rows, columns)
+    }
+
+    /// The same by windows, which may spill.
+    async fn current_by_windows(
+        &self,
+        session: &dyn Session,
+        files: &Arc<dyn TableProvider>,
+        current: &Current,
+        columns: Vec<Expr>,
+        conditions: Vec<Expr>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let mut plan = LogicalPlanBuilder::scan("stored", provider_as_source(Arc::clone(files)), None)?;
+        for condition in conditions {
+            plan = plan.filter(condition)?;
+        }
+        plan = first_by_window(plan, current.rankings.clone())?;
+        for condition in current.kept.clone().into_iter().chain(self.scope()) {
+            plan = plan.filter(condition)?;
+        }
+        if let Some(choice) = self.choice() {
+            plan = first_by_window(plan, vec![choice])?;
+        }
+        session.create_physical_plan(&plan.project(columns)?.build()?).await
+    }
+
+    /// Between whose rows of one record there is to be chosen, within the caller's scope.
+    fn choice(&self) -> Option<Ranking> {
+        match &self.raw {
+            Stored::Memory(rows) if rows.has_one_row_each() => None,
+            _ => over_sources(self.dataset()),
+        }
+    }
+
+    /// Those stored columns; of files, those that the conditions leave.
+    async fn scanned(
+        &self,
+        session: &dyn Session,
+        columns: &BTreeSet<&str>,
+        conditions: &[Expr],
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let stored = self.raw.schema();
+        let places = stored.fields().iter().enumerate().filter(|(_, field)| columns.contains(field.name().as_str()));
+        let places: Vec<usize> = places.map(|(at, _)| at).collect();
+        match &self.raw {
+            Stored::Files(files) => files.scan(session, Some(&places), conditions, None).await,
+            Stored::Memory(rows) => rows.scan(&places),
+            Stored::Nothing(_) => internal_err!("a table that is bound to no rows is read"),
         }
     }
 
@@ -546,105 +643,17 @@ fn unqualified(filter: Expr) -> Result<Expr> {
     Ok(stripped.data)
 }
 
-/// Of each source and key, the newest row; rows whose key is not whole stand for themselves.
-///
-/// Where rows have operations and a territory, a deletion speaks of its own territory: the newest row that is none
-/// is current unless a later one deletes it there. So the office that a household left does not take it away from
-/// the one where it arrived, whichever of the two speaks last.
-fn current_state(plan: LogicalPlanBuilder, dataset: &Dataset, how: Firsts) -> Result<LogicalPlanBuilder> {
-    const NEWEST: &str = "__newest";
-    const NEWEST_THERE: &str = "__newest_there";
-    let (order_by, operation) = match &dataset.change {
-        ChangeMode::Append => return Ok(plan),
-        ChangeMode::Upsert { order_by } => (order_by, None),
-        ChangeMode::Changes { order_by, operation } => (order_by, Some(operation)),
-    };
-    let mut partition = vec![stored(SOURCE)];
-    partition.extend(key_parts(dataset));
-    let mut order: Vec<_> = order_by.iter().map(|field| stored(field).sort(false, false)).collect();
-    order.push(stored(ARRIVAL).sort(false, false));
-    order.push(stored(DIGEST).sort(false, false));
-    let Some(operation) = operation else { return first_of(plan, NEWEST, partition, order, how) };
-    // A missing operation is no deletion, which `<>` would make of it.
-    let kept = BinaryExpr::new(Box::new(stored(operation)), Operator::IsDistinctFrom, Box::new(lit("D")));
-    let kept = Expr::BinaryExpr(kept);
-    // A key that names its territory says itself where its rows are.
-    let Some(territory) = dataset.territory.as_ref().filter(|field| !dataset.key.contains(field)) else {
-        return first_of(plan, NEWEST, partition, order, how)?.filter(kept);
-    };
-    let there = partition.iter().cloned().chain([stored(territory)]).collect::<Vec<_>>();
-    let mut kept_first = vec![kept.clone().sort(false, false)];
-    kept_first.extend(order.iter().cloned());
-    if how == Firsts::ByHash {
-        let there = Ranking { within: there, order };
-        let newest = Ranking { within: partition, order: kept_first };
-        return extended(plan, vec![there, newest])?.filter(kept);
+/// The rows of a plan that come first in every ranking, by the engine's windows, which sort and may spill to disk.
+fn first_by_window(plan: LogicalPlanBuilder, rankings: Vec<Ranking>) -> Result<LogicalPlanBuilder> {
+    let name = |at: usize| format!("__newest_{at}");
+    let mut plan = plan;
+    let all = rankings.len();
+    for (at, Ranking { within, order }) in rankings.into_iter().enumerate() {
+        // A node of the plan knows one order of rows.
+        plan = plan.window(vec![row_number().partition_by(within).order_by(order).build()?.alias(name(at))])?;
     }
-    let there = row_number().partition_by(there).order_by(order).build()?.alias(NEWEST_THERE);
-    let newest = row_number().partition_by(partition).order_by(kept_first).build()?.alias(NEWEST);
-    let first = |name: &str| stored(name).eq(lit(1_u64));
-    // A node of the plan knows one order of rows.
-    plan.window(vec![there])?.window(vec![newest])?.filter(first(NEWEST).and(first(NEWEST_THERE)).and(kept))
-}
-
-/// Where a record is a subject, of each subject the newest of its sources' rows: by what they say themselves of
-/// when, then by the name of the source. Elsewhere keys are a source's own, as two pharmacies may both have a sale 1.
-// INVARIANT: it looks only at rows within the caller's scope, or a source could ask through its own rows whether
-// others have one of somebody. For the same reason it knows no order of arrival.
-fn over_sources(plan: LogicalPlanBuilder, dataset: &Dataset, how: Firsts) -> Result<LogicalPlanBuilder> {
-    const NEWEST_OF_ALL: &str = "__newest_of_all";
-    let order_by = match &dataset.change {
-        ChangeMode::Append => return Ok(plan),
-        ChangeMode::Upsert { order_by } | ChangeMode::Changes { order_by, .. } => order_by,
-    };
-    if !dataset.records_are_subjects() {
-        return Ok(plan);
-    }
-    let when = order_by.as_ref().or(dataset.event_time.as_ref());
-    let mut order: Vec<_> = when.into_iter().map(|field| stored(field).sort(false, false)).collect();
-    order.push(stored(SOURCE).sort(true, false));
-    order.push(stored(DIGEST).sort(false, false));
-    first_of(plan, NEWEST_OF_ALL, key_parts(dataset), order, how)
-}
-
-/// The fields of a key, and beside each of them what keeps rows without it apart.
-fn key_parts(dataset: &Dataset) -> Vec<Expr> {
-    let mut parts = Vec::new();
-    for key in &dataset.key {
-        parts.push(stored(key));
-        let alone = Case::new(None, vec![(Box::new(stored(key).is_null()), Box::new(stored(DIGEST)))], None);
-        parts.push(Expr::Case(alone));
-    }
-    parts
-}
-
-/// How the first row of each part is found: the rows are the same.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Firsts {
-    /// In memory, in one pass.
-    ByHash,
-    /// By the engine's windows, which sort and may spill to disk.
-    ByWindow,
-}
-
-fn extended(plan: LogicalPlanBuilder, rankings: Vec<Ranking>) -> Result<LogicalPlanBuilder> {
-    let node = NewestNode { input: plan.build()?, rankings };
-    Ok(LogicalPlanBuilder::from(LogicalPlan::Extension(Extension { node: Arc::new(node) })))
-}
-
-/// Of each part, the row that comes first; `name` is of a column that nothing else has.
-fn first_of(
-    plan: LogicalPlanBuilder,
-    name: &str,
-    partition: Vec<Expr>,
-    order: Vec<SortExpr>,
-    how: Firsts,
-) -> Result<LogicalPlanBuilder> {
-    if how == Firsts::ByHash {
-        return extended(plan, vec![Ranking { within: partition, order }]);
-    }
-    let place = row_number().partition_by(partition).order_by(order).build()?.alias(name);
-    plan.window(vec![place])?.filter(stored(name).eq(lit(1_u64)))
+    let first = (0..all).map(|at| stored(&name(at)).eq(lit(1_u64)));
+    plan.filter(first.reduce(Expr::and).unwrap_or_else(|| lit(true)))
 }
 
 /// How a stored value becomes what a caller sees.

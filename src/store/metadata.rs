@@ -9,7 +9,7 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
-use rusqlite::{Connection, OptionalExtension, params, types::Type};
+use rusqlite::{Connection, OptionalExtension, Params, Row, params, types::Type};
 
 use super::{
     epoch::{Counted, Publication},
@@ -228,7 +228,7 @@ impl Metadata {
     /// A fault of the database.
     pub fn token_by_hash(&self, hash: &[u8]) -> Result<Option<TokenRecord>> {
         let sql = "SELECT id, caller, created, expires, revoked FROM tokens WHERE hash = ?1";
-        self.reading().query_row(sql, [hash], read_token).optional().map_err(fault)
+        first(&self.reading(), sql, [hash], read_token)
     }
 
     /// The token of that id, in force or not.
@@ -237,7 +237,7 @@ impl Metadata {
     /// A fault of the database.
     pub fn token(&self, id: &str) -> Result<Option<TokenRecord>> {
         let sql = "SELECT id, caller, created, expires, revoked FROM tokens WHERE id = ?1";
-        self.reading().query_row(sql, [id], read_token).optional().map_err(fault)
+        first(&self.reading(), sql, [id], read_token)
     }
 
     /// Ids of a caller's tokens in force, each with what it takes to check a proof of it. Tokens made before there
@@ -273,7 +273,7 @@ impl Metadata {
     /// A fault of the database.
     pub fn batch(&self, agency: &str, dataset: &str, batch_id: &str) -> Result<Option<BatchRecord>> {
         let sql = "SELECT * FROM batches WHERE agency = ?1 AND dataset = ?2 AND batch_id = ?3";
-        self.reading().query_row(sql, [agency, dataset, batch_id], read_batch).optional().map_err(fault)
+        first(&self.reading(), sql, [agency, dataset, batch_id], read_batch)
     }
 
     /// Batches of a dataset whose outcome is not settled, oldest first, as a crash leaves them.
@@ -359,14 +359,20 @@ impl Metadata {
         Ok(())
     }
 
-    /// Keeps the sealed text of a question.
+    /// Keeps the sealed texts of questions, all of them or none.
     ///
     /// # Errors
     /// A fault of the database.
-    pub fn keep_question(&self, query_id: &str, sealed: &[u8]) -> Result<()> {
-        let sql = "INSERT INTO questions VALUES (?1, ?2)";
-        self.connection().execute(sql, params![query_id, sealed]).map_err(fault)?;
-        Ok(())
+    pub fn keep_questions<'a>(&self, texts: impl Iterator<Item = (&'a str, &'a [u8])>) -> Result<()> {
+        let mut connection = self.connection();
+        let change = connection.transaction().map_err(fault)?;
+        {
+            let mut statement = change.prepare_cached("INSERT INTO questions VALUES (?1, ?2)").map_err(fault)?;
+            for (query_id, sealed) in texts {
+                statement.execute(params![query_id, sealed]).map_err(fault)?;
+            }
+        }
+        change.commit().map_err(fault)
     }
 
     /// The sealed text of a question.
@@ -384,7 +390,7 @@ impl Metadata {
     /// A fault of the database.
     pub fn unlogged(&self) -> Result<Vec<(i64, Event)>> {
         let connection = self.reading();
-        let mut statement = connection.prepare("SELECT id, event FROM unlogged ORDER BY id").map_err(fault)?;
+        let mut statement = connection.prepare_cached("SELECT id, event FROM unlogged ORDER BY id").map_err(fault)?;
         let rows =
             statement.query_map([], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?))).map_err(fault)?;
         let mut events = Vec::new();
@@ -504,7 +510,7 @@ impl Metadata {
     /// A fault of the database.
     pub fn token_epoch(&self, agency: &str, purpose: &str) -> Result<u64> {
         let sql = "SELECT coalesce(sum(begun), 0) FROM token_epochs WHERE agency IN ('', ?1) AND purpose IN ('', ?2)";
-        let begun: i64 = self.connection().query_row(sql, [agency, purpose], |row| row.get(0)).map_err(fault)?;
+        let begun: i64 = first(&self.reading(), sql, [agency, purpose], |row| row.get(0))?.unwrap_or(0);
         Ok(begun.unsigned_abs() + 1)
     }
 
@@ -635,6 +641,17 @@ impl Metadata {
         let _idle = self.reading();
         connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).map_err(fault)
     }
+}
+
+/// The first row of what is looked up for every request: the statement is read once.
+fn first<T>(
+    connection: &Connection,
+    sql: &str,
+    params: impl Params,
+    read: impl FnOnce(&Row<'_>) -> rusqlite::Result<T>,
+) -> Result<Option<T>> {
+    let mut statement = connection.prepare_cached(sql).map_err(fault)?;
+    statement.query_row(params, read).optional().map_err(fault)
 }
 
 fn keep_publication(connection: &Connection, dataset: &str, counted: &Counted) -> Result<()> {

@@ -17,6 +17,7 @@ use super::{
     durable::make_all_durable,
     epoch::{Counted, Publication, SUBJECTS},
     io_error,
+    materialised::Materialised,
     metadata::Metadata,
     rows_of, version_of,
 };
@@ -106,11 +107,25 @@ impl Publisher {
     }
 }
 
+/// One version of a table.
+#[derive(Clone)]
+pub(super) struct Version {
+    pub(super) table: DeltaTable,
+    /// Its current rows, where they are held in memory.
+    pub(super) rows: Option<Arc<Materialised>>,
+}
+
+impl From<DeltaTable> for Version {
+    fn from(table: DeltaTable) -> Self {
+        Self { table, rows: None }
+    }
+}
+
 /// A table as row-level questions read it, and as protected statistics do.
 #[derive(Clone)]
 pub(super) struct Standing {
-    pub(super) current: DeltaTable,
-    pub(super) published: DeltaTable,
+    pub(super) current: Version,
+    pub(super) published: Version,
 }
 
 /// The standing of a table over time.
@@ -154,20 +169,36 @@ impl Versions {
             );
             return Err(Error::setup(&folder.join("_delta_log"), None, why));
         }
-        let standing = Standing { current: current.clone(), published: current.clone() };
+        let standing = Standing { current: current.clone().into(), published: current.clone().into() };
         let mut versions = Self { standing, publication };
-        versions.catch_up(current, folder, name, publisher)?;
+        versions.catch_up(current.into(), folder, name, publisher)?;
         let published = versions.publication.version.unwrap_or_default();
         if published != newest {
-            let loaded = versions.standing.published.load_version(published).await;
+            let loaded = versions.standing.published.table.load_version(published).await;
             loaded.map_err(|e| Error::setup(folder, None, format!("cannot read the published version: {e}")))?;
         }
         Ok(versions)
     }
 
+    /// Takes in the rows of what was just opened.
+    pub(super) fn take_in(&mut self, current: Option<Arc<Materialised>>, published: Option<Arc<Materialised>>) {
+        self.standing.current.rows = current;
+        self.standing.published.rows = published;
+    }
+
+    /// The current rows, where they are held in memory.
+    pub(super) fn rows(&self) -> Option<Arc<Materialised>> {
+        self.standing.current.rows.clone()
+    }
+
+    /// The version that protected statistics read, opened.
+    pub(super) fn published(&self) -> DeltaTable {
+        self.standing.published.table.clone()
+    }
+
     /// The table as it stands.
     pub(super) fn current(&self) -> DeltaTable {
-        self.standing.current.clone()
+        self.standing.current.table.clone()
     }
 
     /// The table as it is read from now on, what is due published first.
@@ -178,39 +209,40 @@ impl Versions {
     }
 
     /// Takes in the next version, in which these subjects changed, and returns what is to be kept.
-    pub(super) fn committed(&mut self, newest: DeltaTable, subjects: Vec<[u8; WIDTH]>, now: DateTime<Utc>) -> Counted {
-        self.publication.committed(version_of(&newest), subjects, now);
+    pub(super) fn committed(&mut self, newest: Version, subjects: Vec<[u8; WIDTH]>, now: DateTime<Utc>) -> Counted {
+        self.publication.committed(version_of(&newest.table), subjects, now);
         self.hold(newest);
         self.counted()
     }
 
     /// Takes in a version with the same rows as the one before, and returns what is to be kept.
-    pub(super) fn laid_otherwise(&mut self, newest: DeltaTable) -> Counted {
-        self.publication.laid_otherwise(version_of(&newest));
+    pub(super) fn laid_otherwise(&mut self, newest: Version) -> Counted {
+        self.publication.laid_otherwise(version_of(&newest.table));
         self.hold(newest);
         self.counted()
     }
 
     /// Takes in a version that is published whatever waits, and returns what is to be kept.
-    pub(super) fn published_at_once(&mut self, newest: DeltaTable) -> Counted {
-        self.publication.publish(version_of(&newest));
+    pub(super) fn published_at_once(&mut self, newest: Version) -> Counted {
+        self.publication.publish(version_of(&newest.table));
         self.hold(newest);
         self.counted()
     }
 
     /// Takes the same version, opened anew, as current and published.
     pub(super) fn reopened(&mut self, table: DeltaTable) {
-        self.standing = Standing { current: table.clone(), published: table };
+        let same = Version { table, rows: self.standing.current.rows.take() };
+        self.standing = Standing { current: same.clone(), published: same };
     }
 
     /// What is published and what waits.
     pub(super) fn counted(&self) -> Counted {
-        Counted { publication: self.publication.clone(), rows: rows_of(&self.standing.current) }
+        Counted { publication: self.publication.clone(), rows: rows_of(&self.standing.current.table) }
     }
 
     /// The version that protected statistics read.
     pub(super) fn published_version(&self) -> u64 {
-        version_of(&self.standing.published)
+        version_of(&self.standing.published.table)
     }
 
     /// Publishes versions whose changes nobody counted: a power cut or a fault of the disk after a commit
@@ -222,12 +254,12 @@ impl Versions {
     /// A fault of the disk or the database.
     pub(super) fn catch_up(
         &mut self,
-        newest: DeltaTable,
+        newest: Version,
         folder: &Path,
         name: &DatasetName,
         publisher: &Publisher,
     ) -> Result<()> {
-        let version = version_of(&newest);
+        let version = version_of(&newest.table);
         if version <= self.publication.counted {
             return Ok(());
         }
@@ -239,10 +271,10 @@ impl Versions {
     }
 
     /// Holds the newest version, and as published the one of two that was just published, if one was.
-    fn hold(&mut self, newest: DeltaTable) {
-        for table in [&self.standing.current, &newest] {
-            if self.publication.version == table.version() {
-                self.standing.published = table.clone();
+    fn hold(&mut self, newest: Version) {
+        for version in [&self.standing.current, &newest] {
+            if self.publication.version == version.table.version() {
+                self.standing.published = version.clone();
             }
         }
         self.standing.current = newest;

@@ -37,7 +37,10 @@ use super::{
     durable::{self, flush_commit, flush_files},
     epoch::Counted,
     files::{self, Origin},
-    io_error, rows_of, version_of, write_error,
+    io_error, materialised,
+    materialised::Materialised,
+    publication::Version,
+    rows_of, version_of, write_error,
 };
 use crate::{
     dataset::{Dataset, DatasetName, DivisionRule},
@@ -300,6 +303,16 @@ pub enum Change {
     Erasure,
 }
 
+/// What a commit does to the rows of a table.
+enum Effect {
+    /// Some are added.
+    More,
+    /// They lie otherwise.
+    Same,
+    /// Some are taken away.
+    Fewer,
+}
+
 /// One table's writer, held from the search for copies to the commit.
 pub struct Writer<'a> {
     pub(super) store: &'a Store,
@@ -487,8 +500,8 @@ impl Writer<'_> {
             staged.files.keep();
         }
         written.0.keep();
-        let table = self.append(actions, append, &sequences).await?;
-        let version = version_of(&table);
+        let table = self.append(actions, append, &sequences, Effect::More).await?;
+        let version = version_of(&table.table);
         let publication = self.table.versions().committed(table, changed.into_iter().collect(), now);
         let stored = group.iter().filter(|staged| staged.noted).count();
         self.writing.noted = self.writing.noted.saturating_sub(stored);
@@ -512,8 +525,12 @@ impl Writer<'_> {
         operation: DeltaOperation,
         change: Change,
     ) -> Result<u64> {
-        let table = self.append(actions, operation, &[]).await?;
-        let version = version_of(&table);
+        let effect = match change {
+            Change::None => Effect::Same,
+            Change::Erasure => Effect::Fewer,
+        };
+        let table = self.append(actions, operation, &[], effect).await?;
+        let version = version_of(&table.table);
         let is_erasure = matches!(change, Change::Erasure);
         let publication = {
             let mut versions = self.table.versions();
@@ -537,7 +554,8 @@ impl Writer<'_> {
         actions: Vec<Action>,
         operation: DeltaOperation,
         sequences: &[i64],
-    ) -> Result<DeltaTable> {
+        effect: Effect,
+    ) -> Result<Version> {
         if self.writing.lost {
             return Err(Error::internal("the disk failed to keep what was written to this table; restart the hub"));
         }
@@ -580,7 +598,39 @@ impl Writer<'_> {
         }
         let (folder, version) = (self.table.folder.clone(), version_of(&table));
         self.flushed(move || flush_commit(&folder, version)).await?;
-        Ok(table)
+        // INVARIANT: nobody can ask about a version before its rows are where the next one will find them.
+        let rows = self.in_memory(&table, effect, &named).await;
+        Ok(Version { table, rows })
+    }
+
+    /// The rows of a version that was just committed, to be held in memory: those of the one before with what was
+    /// added, where nothing else was done.
+    async fn in_memory(&self, table: &DeltaTable, effect: Effect, added: &[String]) -> Option<Arc<Materialised>> {
+        let Store { session, room, .. } = self.store;
+        let dataset = &self.table.dataset;
+        let before = self.table.versions().rows();
+        match (before, effect) {
+            (Some(before), Effect::Same) => return Some(before),
+            (Some(before), Effect::More) => {
+                let folder = self.table.folder.clone();
+                let files: Vec<PathBuf> = added.iter().map(|file| folder.join(file)).collect();
+                let read = |file: PathBuf| -> Box<dyn Iterator<Item = Result<RecordBatch>>> {
+                    match read_file(&file) {
+                        Ok(rows) => Box::new(rows),
+                        Err(error) => Box::new(std::iter::once(Err(error))),
+                    }
+                };
+                let rows = before.with(move || files.into_iter().flat_map(read), table, dataset, session, room);
+                match rows.await {
+                    Ok(rows) => return rows.map(Arc::new),
+                    Err(error) => {
+                        tracing::warn!(dataset = %dataset.name, cause = error.fault(), "a version is read anew");
+                    }
+                }
+            }
+            _ => {}
+        }
+        materialised(table, dataset, session, room).await
     }
 
     /// Waits for the disk. Once it has failed, the table takes nothing more until the next start.
@@ -615,9 +665,13 @@ impl Writer<'_> {
         table.update_state().await.map_err(Error::internal)?;
         self.writing.copies = super::copies::Copies::default();
         let Table { dataset, folder, .. } = self.table;
+        let rows = match version_of(&table) > version_of(&self.table.current()) {
+            true => materialised(&table, dataset, &self.store.session, &self.store.room).await,
+            false => None,
+        };
         let publication = {
             let mut versions = self.table.versions();
-            versions.catch_up(table.clone(), folder, &dataset.name, &self.store.publisher)?;
+            versions.catch_up(Version { table: table.clone(), rows }, folder, &dataset.name, &self.store.publisher)?;
             versions.counted()
         };
         // INVARIANT: a version is remembered as counted before anybody is told of a batch in it. Where only what
@@ -651,14 +705,14 @@ pub struct Committed {
 }
 
 /// What rows take, without the rest of the buffers they may share with others.
-fn bytes_of(rows: &RecordBatch) -> usize {
+pub(super) fn bytes_of(rows: &RecordBatch) -> usize {
     let of =
         |column: &ArrayRef| column.to_data().get_slice_memory_size().unwrap_or_else(|_| column.get_array_memory_size());
     rows.columns().iter().map(of).sum()
 }
 
 /// The rows of a file of a table, some at a time.
-fn read_file(path: &Path) -> Result<impl Iterator<Item = Result<RecordBatch>>> {
+fn read_file(path: &Path) -> Result<impl Iterator<Item = Result<RecordBatch>> + use<>> {
     let file = File::open(path).map_err(|e| io_error(&e))?;
     let reader = ParquetRecordBatchReaderBuilder::try_new(file).map_err(Error::internal)?;
     let reader = reader.with_batch_size(8_192).build().map_err(Error::internal)?;

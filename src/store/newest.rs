@@ -12,9 +12,8 @@ use arrow::{
     row::{Row, RowConverter, Rows, SortField},
 };
 use datafusion::{
-    common::{DFSchemaRef, Result, internal_err, tree_node::TreeNodeRecursion},
+    common::{Result, internal_err, tree_node::TreeNodeRecursion},
     execution::{SendableRecordBatchStream, TaskContext, memory_pool::MemoryConsumer},
-    logical_expr::{Expr, LogicalPlan, SortExpr, UserDefinedLogicalNodeCore},
     physical_expr::{EquivalenceProperties, PhysicalSortExpr},
     physical_plan::{
         DisplayAs, DisplayFormatType, Distribution, ExecutionPlan, Partitioning, PhysicalExpr, PlanProperties,
@@ -23,102 +22,33 @@ use datafusion::{
 };
 use futures::{TryStreamExt, stream};
 
-/// Rows beyond which it is not worth it: all of them are in memory at once, which windows need not.
-pub const MOST_ROWS: usize = 2_000_000;
-
 /// Which rows belong together, and which of them comes first.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Hash)]
-pub struct Ranking {
-    /// Rows that agree in these belong together; NULL agrees with NULL.
-    pub within: Vec<Expr>,
-    /// The order among them. Rows that agree in all of it are one as good as the other.
-    pub order: Vec<SortExpr>,
-}
-
-/// The rows of a plan that come first in every ranking. All rankings are of all rows.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Hash)]
-pub struct NewestNode {
-    /// The plan whose rows are looked at.
-    pub input: LogicalPlan,
-    /// The rankings.
-    pub rankings: Vec<Ranking>,
-}
-
-impl UserDefinedLogicalNodeCore for NewestNode {
-    fn name(&self) -> &'static str {
-        "Newest"
-    }
-    fn inputs(&self) -> Vec<&LogicalPlan> {
-        vec![&self.input]
-    }
-    fn schema(&self) -> &DFSchemaRef {
-        self.input.schema()
-    }
-    fn expressions(&self) -> Vec<Expr> {
-        let of = |ranking: &Ranking| {
-            let order = ranking.order.iter().map(|key| key.expr.clone());
-            ranking.within.iter().cloned().chain(order).collect::<Vec<_>>()
-        };
-        self.rankings.iter().flat_map(of).collect()
-    }
-    fn fmt_for_explain(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Newest")
-    }
-    fn with_exprs_and_inputs(&self, expressions: Vec<Expr>, mut inputs: Vec<LogicalPlan>) -> Result<Self> {
-        let mut expressions = expressions.into_iter();
-        let mut rankings = Vec::new();
-        for ranking in &self.rankings {
-            let within = expressions.by_ref().take(ranking.within.len()).collect();
-            let order = ranking.order.iter().zip(expressions.by_ref().take(ranking.order.len()));
-            let order = order.map(|(key, expr)| SortExpr { expr, ..key.clone() }).collect();
-            rankings.push(Ranking { within, order });
-        }
-        match inputs.pop() {
-            Some(input) => Ok(Self { input, rankings }),
-            None => internal_err!("what is newest is of one input"),
-        }
-    }
-    fn necessary_children_exprs(&self, output: &[usize]) -> Option<Vec<Vec<usize>>> {
-        let schema = self.input.schema();
-        let mut needed = output.to_vec();
-        for expr in self.expressions() {
-            for column in expr.column_refs() {
-                needed.push(schema.maybe_index_of_column(column)?);
-            }
-        }
-        needed.sort_unstable();
-        needed.dedup();
-        Some(vec![needed])
-    }
-}
-
-/// A ranking by what the engine computes.
 #[derive(Debug, Clone)]
-pub struct PhysicalRanking {
-    /// See [`Ranking::within`].
+pub struct Order {
+    /// Rows that agree in these belong together; NULL agrees with NULL.
     pub within: Vec<Arc<dyn PhysicalExpr>>,
-    /// See [`Ranking::order`].
-    pub order: Vec<PhysicalSortExpr>,
+    /// The order among them. Rows that agree in all of it are one as good as the other.
+    pub by: Vec<PhysicalSortExpr>,
 }
 
-/// The rows that come first in every ranking, in the order in which they came.
+/// The rows that come first in every order, in the order in which they came. All orders are of all rows.
 #[derive(Debug)]
 pub struct NewestExec {
     input: Arc<dyn ExecutionPlan>,
-    rankings: Vec<PhysicalRanking>,
+    orders: Vec<Order>,
     properties: Arc<PlanProperties>,
 }
 
 impl NewestExec {
     /// Those rows of `input`.
-    pub fn new(input: Arc<dyn ExecutionPlan>, rankings: Vec<PhysicalRanking>) -> Self {
+    pub fn new(input: Arc<dyn ExecutionPlan>, orders: Vec<Order>) -> Self {
         let properties = Arc::new(PlanProperties::new(
             EquivalenceProperties::new(input.schema()),
             Partitioning::UnknownPartitioning(1),
             EmissionType::Final,
             input.properties().boundedness,
         ));
-        Self { input, rankings, properties }
+        Self { input, orders, properties }
     }
 }
 
@@ -149,8 +79,8 @@ impl ExecutionPlan for NewestExec {
         on: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
     ) -> Result<TreeNodeRecursion> {
         let mut next = TreeNodeRecursion::Continue;
-        for ranking in &self.rankings {
-            for expr in ranking.within.iter().chain(ranking.order.iter().map(|key| &key.expr)) {
+        for order in &self.orders {
+            for expr in order.within.iter().chain(order.by.iter().map(|key| &key.expr)) {
                 next = on(expr)?;
             }
         }
@@ -158,13 +88,13 @@ impl ExecutionPlan for NewestExec {
     }
     fn with_new_children(self: Arc<Self>, mut children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
         match (children.pop(), children.is_empty()) {
-            (Some(input), true) => Ok(Arc::new(Self::new(input, self.rankings.clone()))),
+            (Some(input), true) => Ok(Arc::new(Self::new(input, self.orders.clone()))),
             _ => internal_err!("what is newest is of one input"),
         }
     }
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
         let mut input = self.input.execute(partition, Arc::clone(&context))?;
-        let (schema, rankings) = (input.schema(), self.rankings.clone());
+        let (schema, orders) = (input.schema(), self.orders.clone());
         let memory = MemoryConsumer::new("NewestExec").register(context.memory_pool());
         let found = async move {
             let schema = input.schema();
@@ -176,7 +106,7 @@ impl ExecutionPlan for NewestExec {
             }
             let rows = concat_batches(&schema, &batches)?;
             drop(batches);
-            let newest = newest(&rows, &rankings)?;
+            let newest = newest(&rows, &orders)?;
             drop(memory);
             Ok(newest)
         };
@@ -184,29 +114,40 @@ impl ExecutionPlan for NewestExec {
     }
 }
 
-fn newest(rows: &RecordBatch, rankings: &[PhysicalRanking]) -> Result<RecordBatch> {
+fn newest(rows: &RecordBatch, orders: &[Order]) -> Result<RecordBatch> {
     let mut first = BooleanBuffer::new_set(rows.num_rows());
-    for ranking in rankings {
-        first = &first & &firsts(rows, ranking)?;
+    for order in orders {
+        first = &first & &firsts(rows, order)?;
     }
     Ok(filter_record_batch(rows, &BooleanArray::new(first, None))?)
 }
 
+/// Whether every row comes first, since none belongs with another.
+///
+/// # Errors
+/// Where the rows lack a column.
+pub fn are_all_first(rows: &RecordBatch, order: &Order) -> Result<bool> {
+    Ok(firsts(rows, order)?.count_set_bits() == rows.num_rows())
+}
+
 /// Which rows come first among those they belong to.
-fn firsts(rows: &RecordBatch, ranking: &PhysicalRanking) -> Result<BooleanBuffer> {
+///
+/// # Errors
+/// Where the rows lack a column.
+pub fn firsts(rows: &RecordBatch, order: &Order) -> Result<BooleanBuffer> {
     let kind = |expr: &Arc<dyn PhysicalExpr>| expr.data_type(rows.schema_ref());
-    let within = ranking.within.iter().map(|expr| Ok((expr, SortField::new(kind(expr)?))));
+    let within = order.within.iter().map(|expr| Ok((expr, SortField::new(kind(expr)?))));
     let within = comparable(rows, within.collect::<Result<_>>()?)?;
-    let order = ranking.order.iter().map(|key| {
+    let places = order.by.iter().map(|key| {
         let field = SortField::new_with_options(kind(&key.expr)?, key.options);
         Ok((&key.expr, field))
     });
-    let order = comparable(rows, order.collect::<Result<_>>()?)?;
+    let places = comparable(rows, places.collect::<Result<_>>()?)?;
     // Keys are their senders' to choose: the hashes are none that they could make meet.
     let mut best: HashMap<Row<'_>, usize> = HashMap::with_capacity(rows.num_rows());
     for at in 0..rows.num_rows() {
         let place = best.entry(within.row(at)).or_insert(at);
-        if order.row(at) < order.row(*place) {
+        if places.row(at) < places.row(*place) {
             *place = at;
         }
     }
@@ -237,7 +178,7 @@ mod tests {
     };
     use datafusion::{
         functions_window::expr_fn::row_number,
-        logical_expr::{ExprFunctionExt, LogicalPlanBuilder},
+        logical_expr::{Expr, ExprFunctionExt, LogicalPlanBuilder},
         physical_expr::expressions::col as physical,
         prelude::{SessionContext, col, lit},
     };
@@ -268,12 +209,12 @@ mod tests {
         numbers
     }
 
-    fn ranking(batch: &RecordBatch, within: &[&str]) -> PhysicalRanking {
+    fn order(batch: &RecordBatch, within: &[&str]) -> Order {
         let schema = batch.schema();
         let key = |name: &str| PhysicalSortExpr::new(physical(name, &schema).unwrap(), SortOptions::new(true, false));
-        PhysicalRanking {
+        Order {
             within: within.iter().map(|name| physical(name, &schema).unwrap()).collect(),
-            order: vec![key("when"), key("number")],
+            by: vec![key("when"), key("number")],
         }
     }
 
@@ -283,7 +224,7 @@ mod tests {
             rows in prop::collection::vec((prop::option::of(0_i64..4), prop::option::of(0_i64..3), 0_i64..3), 0..40),
         ) {
             let batch = table(&rows);
-            let found = newest(&batch, &[ranking(&batch, &["key"]), ranking(&batch, &["key", "other"])]).unwrap();
+            let found = newest(&batch, &[order(&batch, &["key"]), order(&batch, &["key", "other"])]).unwrap();
             let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
             let expected = runtime.block_on(async {
                 let engine = SessionContext::new();
