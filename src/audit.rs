@@ -5,6 +5,7 @@
 //! beyond [`Event`]; nothing in an event is a value of a record or an identifier.
 
 pub mod checkpoint;
+pub mod keeper;
 pub mod log;
 pub mod question;
 pub mod scrub;

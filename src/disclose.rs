@@ -40,7 +40,10 @@ use arrow::{
     compute::BatchCoalescer,
     datatypes::{DataType, SchemaRef},
 };
-use datafusion::{execution::SessionState, logical_expr::LogicalPlan};
+use datafusion::{
+    execution::SessionState,
+    logical_expr::{EmptyRelation, LogicalPlan},
+};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -102,17 +105,33 @@ pub struct Wishes {
 pub const CELLS: usize = 10_000;
 
 /// A plan that passed the gate. Made by [`guard`] alone; the engine runs nothing else.
+#[derive(Clone)]
 pub struct Guarded {
-    state: SessionState,
+    state: Arc<SessionState>,
     plan: LogicalPlan,
     /// The plan as its caller wrote it, where it is to be shown and not run.
     asked: Option<LogicalPlan>,
     columns: Vec<ColumnExposure>,
     protected: bool,
     charged: BTreeSet<DatasetName>,
+    timeless: bool,
 }
 
 impl Guarded {
+    /// The same in a session without the tables it was planned over, whose rows it would keep.
+    pub(crate) fn without_tables(&self, state: Arc<SessionState>) -> Self {
+        let plan = LogicalPlan::EmptyRelation(EmptyRelation {
+            produce_one_row: false,
+            schema: Arc::clone(self.plan.schema()),
+        });
+        Self { state, plan, ..self.clone() }
+    }
+
+    /// Whether it says the same whenever it is asked, of the same rows.
+    pub(crate) fn is_timeless(&self) -> bool {
+        self.timeless
+    }
+
     pub(crate) fn state(&self) -> &SessionState {
         &self.state
     }
@@ -249,7 +268,8 @@ impl Released {
 /// # Errors
 /// [`Error::Refused`] with the rule, the reason and the nearest query that would pass.
 pub fn guard(planned: Planned, gate: &Arc<Gate>, wishes: Wishes) -> Result<Guarded> {
-    let Planned { state, plan, explain, functions } = planned;
+    let Planned { state, plan, explain, functions, timeless, .. } = planned;
+    let state = Arc::new(state);
     let labelled = label::label(&plan, functions, gate, wishes)?;
     if explain {
         let columns = vec![ColumnExposure {
@@ -260,7 +280,8 @@ pub fn guard(planned: Planned, gate: &Arc<Gate>, wishes: Wishes) -> Result<Guard
             reached_by: Vec::new(),
         }];
         let charged = BTreeSet::new();
-        return Ok(Guarded { state, plan: labelled.plan, asked: Some(plan), columns, protected: false, charged });
+        let (plan, asked) = (labelled.plan, Some(plan));
+        return Ok(Guarded { state, plan, asked, columns, protected: false, charged, timeless: false });
     }
     let columns = labelled
         .plan
@@ -281,7 +302,7 @@ pub fn guard(planned: Planned, gate: &Arc<Gate>, wishes: Wishes) -> Result<Guard
         })
         .collect();
     let Labelled { plan, protected, charged, .. } = labelled;
-    Ok(Guarded { state, columns, plan, asked: None, protected, charged })
+    Ok(Guarded { state, columns, plan, asked: None, protected, charged, timeless })
 }
 
 /// Opens an answer.

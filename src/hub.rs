@@ -3,6 +3,7 @@
 
 mod erasure;
 mod intake;
+mod outgoing;
 mod proof;
 pub mod throttle;
 mod upkeep;
@@ -18,7 +19,10 @@ use std::{
     },
 };
 
-use arrow::datatypes::{DataType, Schema, SchemaRef};
+use arrow::{
+    array::RecordBatch,
+    datatypes::{DataType, Schema, SchemaRef},
+};
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use chrono::{DateTime, Utc};
 use datafusion::common::ScalarValue;
@@ -36,10 +40,12 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 pub use erasure::{Certificate, Erasure, RawIdentifier};
+pub use outgoing::Room;
 
 use crate::{
     audit::{
         Clock, Entry, Event, Log, checkpoint,
+        keeper::Keeper,
         question::Kept,
         scrub::{Scrubbed, scrub},
         tree::Hash,
@@ -51,11 +57,11 @@ use crate::{
     },
     disclose::{self, ColumnExposure, Gate, Protection, Reads, Released, Wishes, padding},
     error::{Error, Refusal, Result},
-    identity::{self, Credential, certificate, oidc::Issuers},
+    identity::{self, Credential, certificate, oidc::Issuers, revocation::Revocations},
     keys::{Keys, sealed},
     policy::{DatasetView, Exposure, Policy, PushGrant, Rows, View},
     pseudonym::Pseudonyms,
-    query::{self, Bounds, Engine, Found, Outline, defences::Defences},
+    query::{self, Bounds, Engine, Outline, defences::Defences},
     release::{ledger::Ledger, noise::NoiseKey},
     spool::{Body, Spool},
     store::{
@@ -64,6 +70,7 @@ use crate::{
     validate::{self, Format},
 };
 use intake::{Batch, Intake};
+use outgoing::Outgoing;
 use throttle::{Throttle, Turn};
 
 /// How long the opaque name of a snapshot stays the same, in seconds. A name that changed with every
@@ -93,8 +100,12 @@ pub struct Opening {
     pub longest_run: usize,
     /// What one caller may ask.
     pub throttle: throttle::Limits,
+    /// Bytes of memory for all answers together that their readers do not have yet.
+    pub unread_answers: usize,
     /// Who else may say who is asking.
     pub issuers: Issuers,
+    /// Which certificates were taken back.
+    pub revocations: Revocations,
     /// When and how tables are kept up.
     pub upkeep: Upkeep,
     /// Where the time comes from.
@@ -116,7 +127,9 @@ impl Opening {
             spool_memory: 256 << 10,
             longest_run: RUN,
             throttle: throttle::Limits::default(),
+            unread_answers: 1 << 30,
             issuers: Issuers::none(),
+            revocations: Revocations::none(),
             upkeep: Upkeep::default(),
             clock: Arc::new(Utc::now),
             defences: Defences::default(),
@@ -130,6 +143,7 @@ pub struct Hub {
     policy: Policy,
     metadata: Arc<Metadata>,
     log: Log,
+    keeper: Keeper,
     store: Arc<Store>,
     spool: Spool,
     engine: Arc<Engine>,
@@ -140,7 +154,9 @@ pub struct Hub {
     upload_limits: validate::Limits,
     longest_run: usize,
     throttle: Throttle,
+    outgoing: Arc<Outgoing>,
     issuers: Issuers,
+    revocations: Revocations,
     upkeep: Upkeep,
     /// Held while tables are kept up.
     upkeeping: Mutex<()>,
@@ -235,6 +251,8 @@ pub struct Shape {
 pub struct Answered {
     /// The rows and what was done to them.
     pub released: Released,
+    /// What the rows take in memory: kept as long as they are.
+    pub room: Room,
     /// The query's id.
     pub query_id: String,
     /// The log entry that records its end.
@@ -243,6 +261,17 @@ pub struct Answered {
     pub snapshot: String,
     /// The policy version.
     pub policy: String,
+}
+
+/// What the catalogue says.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// The columns.
+    pub schema: SchemaRef,
+    /// The rows.
+    pub batches: Vec<RecordBatch>,
+    /// What the rows take in memory: kept as long as they are.
+    pub room: Room,
 }
 
 /// What a query would be, without asking it.
@@ -312,7 +341,9 @@ impl Hub {
             spool_memory,
             longest_run,
             throttle,
+            unread_answers,
             issuers,
+            revocations,
             upkeep,
             clock,
             defences,
@@ -355,7 +386,9 @@ impl Hub {
         }
         let spool = Spool::open(&data.join("spool"), spool_memory)?;
         let publisher = Publisher::new(Arc::clone(&metadata), &keys, Arc::clone(&clock));
-        let store = Arc::new(Store::open(&data.join("tables"), &datasets, Arc::clone(&runtime), publisher).await?);
+        let tables = data.join("tables");
+        let store =
+            Arc::new(Store::open(&tables, &datasets, Arc::clone(&runtime), publisher, query_limits.tables).await?);
         for name in datasets.keys() {
             metadata.remember(&format!("table {name}"), b"made")?;
         }
@@ -372,6 +405,7 @@ impl Hub {
             gate: RwLock::new(Arc::new(gate)),
             datasets,
             policy,
+            keeper: Keeper::new(Arc::clone(&metadata))?,
             metadata,
             log,
             store,
@@ -383,7 +417,9 @@ impl Hub {
             upload_limits,
             longest_run,
             throttle: Throttle::new(throttle),
+            outgoing: Outgoing::new(unread_answers),
             issuers,
+            revocations,
             upkeep,
             upkeeping: Mutex::default(),
             queue: Mutex::default(),
@@ -457,19 +493,32 @@ impl Hub {
             let (engine, tables, gate) = (Arc::clone(&self.engine), begun.tables.clone(), self.gate());
             let found = Arc::clone(&protected);
             let answering = Box::pin(async move {
+                // What was wished for changes protected answers only, of which nothing is remembered.
+                let asked = query::Asked::new(&question.sql, &question.params);
+                if let Some(asked) = &asked
+                    && let Some(ready) = engine.recall(&view, &tables, asked).await?
+                {
+                    return disclose::release(engine.execute(ready).await?);
+                }
                 let planned = engine.plan(&view, &tables, &question.sql, &question.params).await?;
                 let guarded = disclose::guard(planned, &gate, question.wishes)?;
                 found.store(guarded.is_protected(), Ordering::Release);
                 for seen in guarded.charged().filter_map(|name| view.dataset(name)) {
                     gate.count_subjects(&engine, &tables, &seen.dataset).await?;
                 }
-                let answer = engine.run(guarded).await?;
+                let answer = engine.run_and_remember(guarded, &view, asked).await?;
                 disclose::release(answer)
             });
             self.work(&turn, &question.bounds, answering).await
         }
         .await;
         let outcome = outcome.map_err(|error| self.unless_overtaken(error, &begun.tables));
+        // Before its end is recorded, which is another where there is no room for it.
+        let mut room = Room::default();
+        let outcome = outcome.and_then(|released| {
+            room = self.outgoing.room(&credential.caller.id, &released.batches)?;
+            Ok(released)
+        });
         let ended = self.end_question(&begun, &credential.caller.id, &outcome).await;
         if protected.load(Ordering::Acquire) && self.policy.disclosure().pad_replies {
             sleep_until(came_in + padding::edge(came_in.elapsed())).await;
@@ -479,6 +528,7 @@ impl Hub {
         let released = outcome?;
         Ok(Answered {
             released,
+            room,
             query_id: begun.query_id,
             log_index,
             snapshot,
@@ -581,12 +631,12 @@ impl Hub {
         bounds: &Bounds,
         work: impl Future<Output = Result<T>> + Send + 'static,
     ) -> Result<T> {
-        let turn = turn.clone();
+        let kept = turn.clone();
         let held = async move {
-            let _turn = turn;
+            let _turn = kept;
             work.await
         };
-        self.engine.work(bounds, held).await
+        self.engine.work_for(turn.caller(), bounds, held).await
     }
 
     /// Answers a statement about the catalogue alone, as database clients ask many: from the names and types that the
@@ -599,7 +649,9 @@ impl Hub {
         let view = self.view(credential, question.purpose.as_deref())?;
         let engine = Arc::clone(&self.engine);
         let looking = Box::pin(async move { engine.look_up(&view, &question.sql, &question.params).await });
-        self.work(&turn, &question.bounds, looking).await
+        let query::Found { schema, batches } = self.work(&turn, &question.bounds, looking).await?;
+        let room = self.outgoing.room(&credential.caller.id, &batches)?;
+        Ok(Found { schema, batches, room })
     }
 
     /// What [`Hub::look_up`] would find, without looking.
@@ -663,12 +715,16 @@ impl Hub {
     /// Finds the caller behind the certificate of a client, whose chain the door has checked.
     ///
     /// # Errors
-    /// [`Error::Unauthenticated`] where its names are no caller's or of several, or where it does not hold now.
+    /// [`Error::Unauthenticated`] where its names are no caller's or of several, where it does not hold now, or was
+    /// taken back since the door has checked it.
     pub fn authenticate_by_certificate(&self, certificate: &CertificateDer<'_>) -> Result<Credential> {
         let (begin, end) = certificate::validity(certificate)?;
-        if !(begin..end).contains(&(self.clock)()) {
+        let now = (self.clock)();
+        if !(begin..end).contains(&now) {
             return Err(Error::Unauthenticated);
         }
+        let issued = certificate::issued(certificate)?;
+        self.revocations.check(&issued, now)?;
         let names = certificate::names(certificate)?;
         let mut callers = names.iter().filter_map(|name| self.policy.caller_by_certificate_name(name));
         let caller = callers.next().ok_or(Error::Unauthenticated)?;
@@ -676,7 +732,7 @@ impl Hub {
             return Err(Error::Unauthenticated);
         }
         let id = format!("certificate:{}", certificate::fingerprint(certificate));
-        Ok(Credential::vouched(caller, id, end))
+        Ok(Credential::certified(caller, id, issued, end))
     }
 
     /// Finds the caller behind a secret, who must be the one it says it is.
@@ -696,7 +752,7 @@ impl Hub {
     /// # Errors
     /// [`Error::Unauthenticated`] once it is revoked or has expired.
     pub fn renew(&self, credential: &Credential) -> Result<Credential> {
-        identity::renew(credential, &self.metadata, (self.clock)())
+        identity::renew(credential, &self.metadata, &self.revocations, (self.clock)())
     }
 
     /// The catalogue as a caller sees it.
@@ -915,7 +971,10 @@ impl Hub {
             .params
             .iter()
             .map(|value| {
-                let kept = scrub(&format!("'{value}'"), |code| divisions.contains(code));
+                let kept = match query::array::written(value, self.engine.longest_statement()) {
+                    Some(value) => scrub(&format!("'{value}'"), |code| divisions.contains(code)),
+                    None => Scrubbed { text: String::new(), reproducible: false },
+                };
                 reproducible &= kept.reproducible;
                 kept.text
             })
@@ -925,7 +984,7 @@ impl Hub {
             false => serde_json::to_string(&question.wishes).map_err(Error::internal)?,
         };
         let kept = Kept::new(asked.text, params, wishes)?;
-        self.metadata.keep_question(&query_id, &kept.seal(&query_id, &self.keys)?)?;
+        self.keeper.keep(query_id.clone(), kept.seal(&query_id, &self.keys)?).await?;
         // Only purposes that exist are written down: what somebody types for one may be anything.
         let purpose = self.policy.purpose(&credential.caller, question.purpose.as_deref());
         let begin = self

@@ -1,28 +1,36 @@
 //! SQL over one caller's [`View`] with DataFusion. The only module that knows the engine's session; what
 //! it computes it seals in an [`Answer`], which only `disclose` can open.
 
+pub mod array;
 pub mod barrier;
 pub mod catalog;
 pub mod defences;
 mod division;
 mod exact;
 pub mod functions;
+mod giving_way;
 mod growth;
-mod newest;
+mod light;
+mod memory;
 mod once;
 mod order;
 mod ordered;
+mod places;
 mod plan_errors;
 pub mod planner;
 mod prune;
+mod ready;
 mod released;
 pub mod scope;
+pub(crate) mod shares;
 mod statement;
 mod table;
 mod total;
 mod transform;
 
 pub use catalog::is_look_up;
+pub use memory::Asked;
+pub use ready::Ready;
 pub use released::ReleasedNode;
 pub use table::{FOREIGN, GovernedTable, SUBJECT, Subjects, shown_fields};
 pub(crate) use total::cast_is_total;
@@ -59,11 +67,11 @@ use datafusion::{
     logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder},
     physical_plan::{collect, execute_stream},
     prelude::SessionConfig,
+    sql::parser::Statement,
 };
 use futures::StreamExt;
 use tokio::{
     runtime::Runtime,
-    sync::Semaphore,
     time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
@@ -75,9 +83,13 @@ use crate::{
     error::{Error, Result},
     policy::View,
     pseudonym::{Pseudonyms, TokenKey},
-    store::{DIGEST, Snapshot},
+    store::{DIGEST, Snapshot, Stored},
 };
+use array::Arrays;
 use defences::{Defence, Defences};
+use memory::Memory;
+use places::Places;
+use ready::{REMEMBERED, columns_in, is_timeless, reads_memory_alone};
 use total::Failures;
 
 /// What queries may cost.
@@ -95,8 +107,11 @@ pub struct Limits {
     pub answer_bytes: usize,
     /// Length of a statement.
     pub sql_bytes: usize,
-    /// Queries running at once; as many again may wait.
+    /// Queries running at once, of which one caller alone has half, and the less the more there are; further ones
+    /// wait.
     pub at_once: usize,
+    /// Memory for small tables, in bytes, of all together; none holds no table in memory.
+    pub tables: usize,
 }
 
 impl Default for Limits {
@@ -109,6 +124,7 @@ impl Default for Limits {
             answer_bytes: 256 << 20,
             sql_bytes: 64 << 10,
             at_once: 8,
+            tables: 256 << 20,
         }
     }
 }
@@ -147,7 +163,9 @@ pub struct Engine {
     limits: Limits,
     clock: Clock,
     defences: Defences,
-    running: Arc<Semaphore>,
+    places: Arc<Places>,
+    /// How questions were answered, for when they are asked again.
+    memory: Memory<Ready>,
     /// Threads of the engine's own, so that a long computation keeps no door waiting, with room for the
     /// recursion of planning.
     workers: Option<Runtime>,
@@ -174,6 +192,10 @@ pub struct Planned {
     /// Whether the caller wants to know how it would be answered, and no answer.
     pub(crate) explain: bool,
     pub(crate) functions: functions::Listed,
+    /// The parameters that are arrays, of which the plan has no value yet.
+    arrays: Arrays,
+    /// Whether it says the same whenever it is asked, of the same rows.
+    pub(crate) timeless: bool,
 }
 
 /// The runtime environment of queries and tables: bounded memory, and a spill folder of the hub's own.
@@ -227,8 +249,9 @@ impl Engine {
             .enable_all()
             .build()
             .map_err(Error::internal)?;
-        let running = Arc::new(Semaphore::new(limits.at_once));
-        Ok(Self { runtime, pseudonyms, limits, clock, defences, running, workers: Some(workers) })
+        let places = Places::new(limits.at_once);
+        let memory = Memory::default();
+        Ok(Self { runtime, pseudonyms, limits, clock, defences, places, memory, workers: Some(workers) })
     }
 
     /// Does a piece of work on the engine's threads, when there is room, within the deadline, waiting included. A
@@ -242,20 +265,34 @@ impl Engine {
         bounds: &Bounds,
         work: impl Future<Output = Result<T>> + Send + 'static,
     ) -> Result<T> {
+        self.work_for(None, bounds, work).await
+    }
+
+    /// The same in somebody's name, who has no more than a fair share of the places: half of them alone, and the less
+    /// the more others there are.
+    ///
+    /// # Errors
+    /// As [`Engine::work`].
+    pub async fn work_for<T: Send + 'static>(
+        &self,
+        whose: Option<&Arc<str>>,
+        bounds: &Bounds,
+        work: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<T> {
         let deadline = bounds.deadline.unwrap_or(self.limits.deadline).min(self.limits.deadline);
         let end = Instant::now() + deadline;
         let (patience, over) = match deadline < PATIENCE {
             true => (deadline, Error::Timeout(deadline.as_secs())),
             false => (PATIENCE, Error::Busy),
         };
-        let slot = tokio::select! {
-            slot = tokio::time::timeout(patience, Arc::clone(&self.running).acquire_owned()) => slot,
+        let place = tokio::select! {
+            place = tokio::time::timeout(patience, self.places.take(whose)) => place,
             () = bounds.stop.cancelled() => return Err(Error::Cancelled),
         };
-        let slot = slot.map_err(|_| over)?.map_err(Error::internal)?;
+        let place = place.map_err(|_| over)??;
         let workers = self.workers.as_ref().ok_or_else(|| Error::internal("the engine has stopped"))?;
         let running = workers.spawn(async move {
-            let _slot = slot;
+            let _place = place;
             work.await
         });
         let stop = running.abort_handle();
@@ -318,16 +355,22 @@ impl Engine {
         statement::check_size(sql)?;
         let state = self.session(view, snapshot)?;
         let statement = state.sql_to_statement(sql, &Dialect::PostgreSQL).map_err(|e| plan_errors::syntax(&e))?;
-        let (statement, explain) = statement::explained(statement)?;
+        let (mut statement, explain) = statement::explained(statement)?;
         if self.defences.stand(Defence::Firewall) {
             statement::only_a_query(&statement)?;
         }
+        let arrays = match &mut statement {
+            Statement::Statement(statement) => array::as_lists(statement)?,
+            _ => Arrays::default(),
+        };
         let plan = state.statement_to_plan(statement).await.map_err(|e| plan_errors::planning(&e))?;
-        Ok(Planned { state, plan, explain, functions: self.functions() })
+        let timeless = is_timeless(&plan).map_err(Error::internal)?;
+        Ok(Planned { state, plan, explain, functions: self.functions(), arrays, timeless })
     }
 
     fn bind(&self, read: Planned, params: &[ScalarValue]) -> Result<Planned> {
-        let plan = read.plan.with_param_values(params.to_vec()).map_err(|e| plan_errors::planning(&e))?;
+        let plan = read.arrays.written_out(read.plan, params, self.limits.sql_bytes)?;
+        let plan = plan.with_param_values(params.to_vec()).map_err(|e| plan_errors::planning(&e))?;
         if plan.schema().fields().is_empty() {
             return Err(Error::SqlSyntax("the statement selects no columns; name some, or count(*)".into()));
         }
@@ -364,25 +407,68 @@ impl Engine {
             let (schema, batch) = explanation(&self.optimized(guarded.state(), asked.clone())?)?;
             return Ok(Answer::seal(guarded, Reads::new(), schema, vec![batch]));
         }
+        self.execute(self.ready(guarded)?).await
+    }
+
+    /// The same, and remembers how, for when the same is asked under the same view.
+    ///
+    /// # Errors
+    /// As [`Engine::run`].
+    pub async fn run_and_remember(&self, guarded: Guarded, view: &Arc<View>, asked: Option<Asked>) -> Result<Answer> {
+        let Some(asked) = asked.filter(|_| guarded.is_timeless() && !guarded.is_protected()) else {
+            return self.run(guarded).await;
+        };
+        let ready = self.ready(guarded)?;
+        if ready.small && columns_in(&ready.plan).map_err(Error::internal)? <= REMEMBERED {
+            self.memory.remember(view, asked, Arc::new(ready.unbound().map_err(Error::internal)?));
+        }
+        self.execute(ready).await
+    }
+
+    /// What is remembered of a question under that view, over the tables as they stand now.
+    ///
+    /// # Errors
+    /// Only a fault of the hub.
+    pub async fn recall(&self, view: &Arc<View>, tables: &Snapshot, asked: &Asked) -> Result<Option<Ready>> {
+        let Some(known) = self.memory.recall(view, asked) else { return Ok(None) };
+        let shown = self.shown(view, tables)?;
+        let bound = known.bound_to(&shown).await?;
+        // A table that has outgrown memory is read in another way.
+        Ok(bound.filter(|ready| ready.small))
+    }
+
+    fn ready(&self, guarded: Guarded) -> Result<Ready> {
         let (optimized, reads) = self.prepare(&guarded)?;
         let failures = Failures::of(&optimized).map_err(Error::internal)?;
+        let small = reads_memory_alone(&optimized).map_err(Error::internal)?;
+        let order::Settled { plan, one_stream } = order::settle(optimized, self.defences).map_err(Error::internal)?;
+        let mut session = guarded.state().clone();
+        if small {
+            session = light::lightly(session);
+        } else if one_stream {
+            session.config_mut().options_mut().execution.target_partitions = 1;
+        }
+        Ok(Ready { guarded, plan, reads, failures, session: Arc::new(session), small })
+    }
+
+    /// Plans what is ready in the engine's terms, and runs it.
+    ///
+    /// # Errors
+    /// As [`Engine::run`].
+    pub async fn execute(&self, ready: Ready) -> Result<Answer> {
+        let Ready { guarded, plan, reads, failures, session, .. } = ready;
         let failed = |error| match self.defences.stand(Defence::ErrorWords) {
             true => plan_errors::running(&error, &failures),
             false => Error::DataError(error.to_string()),
         };
-        let settled = order::settle(optimized, self.defences).map_err(Error::internal)?;
-        let mut state = guarded.state().clone();
-        if settled.one_stream {
-            state.config_mut().options_mut().execution.target_partitions = 1;
-        }
-        let planned = state.query_planner().create_physical_plan(&settled.plan, &state).await;
+        let planned = session.query_planner().create_physical_plan(&plan, session.as_ref()).await;
         let physical = planned.map_err(|error| plan_errors::preparing(&error, &failures))?;
         // INVARIANT: every governed scan still stands under its barrier when the plan is run.
         if self.defences.stand(Defence::Verification) {
             barrier::verify(&physical)?;
         }
         let schema = physical.schema();
-        let mut stream = execute_stream(physical, state.task_ctx()).map_err(failed)?;
+        let mut stream = execute_stream(physical, session.task_ctx()).map_err(failed)?;
         let mut batches = Vec::new();
         let (mut rows, mut bytes) = (0, 0);
         while let Some(batch) = stream.next().await {
@@ -459,15 +545,19 @@ impl Engine {
         }
     }
 
-    fn session(&self, view: &Arc<View>, snapshot: &Snapshot) -> Result<SessionState> {
-        let shown = Arc::new(Shown {
+    fn shown(&self, view: &Arc<View>, snapshot: &Snapshot) -> Result<Shown> {
+        Ok(Shown {
             view: Arc::clone(view),
             snapshot: snapshot.clone(),
             // INVARIANT: made for this one query, so that a new epoch is in force for all that begin after it.
             tokens: self.pseudonyms.tokens(&view.caller().agency, view.purpose())?,
             pseudonyms: Arc::clone(&self.pseudonyms),
             defences: self.defences,
-        });
+        })
+    }
+
+    fn session(&self, view: &Arc<View>, snapshot: &Snapshot) -> Result<SessionState> {
+        let shown = Arc::new(self.shown(view, snapshot)?);
         let mut schemas: BTreeMap<String, BTreeMap<String, DatasetName>> = BTreeMap::new();
         let mut bare: BTreeMap<String, Vec<DatasetName>> = BTreeMap::new();
         for seen in view.datasets() {
@@ -539,12 +629,21 @@ fn parameters(plan: &LogicalPlan, named: &[ScalarValue]) -> Result<Vec<DataType>
         let kind = kind.or_else(|| counts.contains(&name).then_some(DataType::Int64));
         // `$1::date` says it too, as in Postgres.
         let kind = kind.or_else(|| casts.get(&name).cloned());
-        let number = name.strip_prefix('$').and_then(|number| number.parse::<usize>().ok());
+        let each = array::parameter_behind(&name);
+        let number = each.unwrap_or(&name).strip_prefix('$').and_then(|number| number.parse::<usize>().ok());
         let Some(number) = number.filter(|number| (1..=PARAMETERS).contains(number)) else {
             return Err(Error::SqlSyntax(format!("write parameters as $1, $2, … up to ${PARAMETERS}")));
         };
         let named = named.get(number - 1).map(ScalarValue::data_type).filter(|kind| *kind != DataType::Null);
-        found.insert(number, named.or(kind).unwrap_or(DataType::Utf8));
+        match each {
+            Some(_) => {
+                found.insert(number, named.unwrap_or_else(|| array::type_of(kind)));
+            }
+            // Where the same is an array elsewhere, as in `$1 IS NULL OR x = ANY ($1)`, that says more.
+            None => {
+                found.entry(number).or_insert_with(|| named.or(kind).unwrap_or(DataType::Utf8));
+            }
+        }
     }
     let most = found.keys().next_back().copied().unwrap_or(0);
     Ok((1..=most).map(|number| found.get(&number).cloned().unwrap_or(DataType::Utf8)).collect())
@@ -616,13 +715,22 @@ struct Shown {
 }
 
 impl Shown {
-    async fn table(&self, name: &DatasetName) -> Result<Option<Arc<dyn TableProvider>>> {
-        let Some(seen) = self.view.dataset(name) else { return Ok(None) };
-        let raw = self.snapshot.provider(name).await?;
+    /// The rows of a table that is shown, as it stands and as it was last published.
+    async fn rows(&self, name: &DatasetName) -> Result<Option<(Stored, Stored)>> {
+        if self.view.dataset(name).is_none() {
+            return Ok(None);
+        }
+        let raw = self.snapshot.stored(name).await?;
         let published = match self.snapshot.published_version(name) == self.snapshot.version(name) {
-            true => Arc::clone(&raw),
-            false => self.snapshot.published(name).await?,
+            true => raw.clone(),
+            false => self.snapshot.stored_when_published(name).await?,
         };
+        Ok(Some((raw, published)))
+    }
+
+    async fn table(&self, name: &DatasetName) -> Result<Option<Arc<dyn TableProvider>>> {
+        let Some((raw, published)) = self.rows(name).await? else { return Ok(None) };
+        let Some(seen) = self.view.dataset(name) else { return Ok(None) };
         let dataset = &seen.dataset;
         let subject = dataset.subject.as_ref().and_then(|subject| dataset.field(subject)?.identifier.as_ref());
         let domain = subject.map_or_else(|| format!("rows of {name}"), |identifier| identifier.domain.clone());

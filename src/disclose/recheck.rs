@@ -220,7 +220,8 @@ mod tests {
             let publisher = Publisher::new(Arc::new(Metadata::open(&data).unwrap()), &keys, Arc::clone(&clock));
             let limits = query::Limits::default();
             let runtime = query::runtime(&data.join("spill"), &limits).unwrap();
-            let store = Store::open(&data.join("tables"), &datasets, Arc::clone(&runtime), publisher).await.unwrap();
+            let tables = data.join("tables");
+            let store = Store::open(&tables, &datasets, Arc::clone(&runtime), publisher, limits.tables).await.unwrap();
             let pseudonyms = Arc::new(Pseudonyms::new(keys));
             let engine = Arc::new(Engine::new(runtime, pseudonyms, limits, clock, defences).unwrap());
             Self { engine, policy, snapshot: store.snapshot() }
@@ -233,12 +234,13 @@ mod tests {
             let preparing = async move {
                 let planned = engine.plan(&view, &snapshot, sql, &[]).await?;
                 let guarded = Guarded {
-                    state: planned.state,
+                    state: Arc::new(planned.state),
                     plan: planned.plan,
                     asked: None,
                     columns: Vec::new(),
                     protected: false,
                     charged: BTreeSet::new(),
+                    timeless: planned.timeless,
                 };
                 engine.prepare(&guarded).map(drop)
             };
