@@ -49,6 +49,9 @@ pub struct Settings {
     /// The roots that sign certificates of clients, as PEM; whose they are is said in the policies. Without them no
     /// client can show one.
     pub tls_client_roots: Option<PathBuf>,
+    /// Lists of certificates of clients that were taken back (CRLs), as PEM. One that has ended takes back all of its
+    /// issuer; issuers without a list have taken back none.
+    pub tls_client_revocations: Option<PathBuf>,
     /// Whether clients must show a certificate, or may come with a token alone.
     pub tls_clients: TlsClients,
     /// Whether TLS ends at a proxy before the hub, so that it may listen on any address without. The proxy must keep
@@ -58,6 +61,9 @@ pub struct Settings {
     pub oidc: Vec<Issuer>,
     /// Connections at once, for each door; further ones wait. Never more than half of what the system allows.
     pub connections: usize,
+    /// Connections at once from one address, for each door; further ones are closed. Half of them unless told, 0 is as
+    /// many as there may be. Behind a proxy all come from its address, and this does not count.
+    pub connections_per_address: Option<usize>,
     /// Questions a second of one caller over some time; 0 is as many as it likes.
     pub caller_questions_per_second: u32,
     /// Questions at once of one caller, further ones wait; 0 is as many as it likes.
@@ -72,6 +78,10 @@ pub struct Settings {
     pub query_seconds: u64,
     /// Rows one answer may have.
     pub answer_rows: usize,
+    /// Megabytes of memory for small tables, all together; none holds no table in memory.
+    pub small_tables_mb: usize,
+    /// Megabytes of memory for all answers together that their readers do not have yet.
+    pub unread_answers_mb: usize,
     /// Megabytes one upload may have.
     pub upload_mb: usize,
     /// Kilobytes of an upload that wait in memory; longer ones wait on disk, encrypted.
@@ -141,10 +151,12 @@ impl Default for Settings {
             tls_certificate: None,
             tls_key: None,
             tls_client_roots: None,
+            tls_client_revocations: None,
             tls_clients: TlsClients::default(),
             behind_proxy: false,
             oidc: Vec::new(),
             connections: 1_024,
+            connections_per_address: None,
             caller_questions_per_second: 200,
             caller_questions_at_once: 4,
             stop_seconds: 10,
@@ -152,6 +164,8 @@ impl Default for Settings {
             query_memory_mb: 2_048,
             query_seconds: 60,
             answer_rows: 1_000_000,
+            small_tables_mb: 256,
+            unread_answers_mb: 1_024,
             upload_mb: 4_096,
             upload_memory_kb: 256,
             upload_hours: 24,
@@ -196,6 +210,7 @@ impl Settings {
             ("upload_silence_seconds", self.upload_silence_seconds),
             ("query_seconds", self.query_seconds),
             ("query_memory_mb", self.query_memory_mb as u64),
+            ("unread_answers_mb", self.unread_answers_mb as u64),
             ("compact_target_mb", self.compact_target_mb),
             ("connections", self.connections as u64),
         ];
@@ -221,6 +236,9 @@ impl Settings {
         }
         if self.tls_client_roots.is_some() && self.tls_certificate.is_none() {
             return needs("tls_client_roots", "tls_certificate and tls_key");
+        }
+        if self.tls_client_revocations.is_some() && self.tls_client_roots.is_none() {
+            return needs("tls_client_revocations", "tls_client_roots");
         }
         if self.tls_clients == TlsClients::Required && self.tls_client_roots.is_none() {
             return needs("tls_clients = \"required\"", "tls_client_roots");
@@ -277,6 +295,7 @@ mod tests {
             ("upload_silence_seconds", Settings { upload_silence_seconds: 0, ..usual() }),
             ("query_seconds", Settings { query_seconds: 0, ..usual() }),
             ("query_memory_mb", Settings { query_memory_mb: 0, ..usual() }),
+            ("unread_answers_mb", Settings { unread_answers_mb: 0, ..usual() }),
             ("compact_target_mb", Settings { compact_target_mb: 0, ..usual() }),
             ("connections", Settings { connections: 0, ..usual() }),
         ] {
@@ -295,12 +314,17 @@ mod tests {
         let whole = || Settings { tls_certificate: file(), tls_key: file(), tls_client_roots: file(), ..usual() };
         assert!(whole().check().is_ok());
         assert!(Settings { tls_clients: TlsClients::Required, ..whole() }.check().is_ok());
+        assert!(Settings { tls_client_revocations: file(), ..whole() }.check().is_ok());
         for (settings, expected) in [
             (Settings { tls_key: None, ..whole() }, "tls_certificate is set and needs tls_key"),
             (Settings { tls_certificate: None, ..whole() }, "tls_key is set and needs tls_certificate"),
             (
                 Settings { tls_client_roots: file(), ..usual() },
                 "tls_client_roots is set and needs tls_certificate and tls_key",
+            ),
+            (
+                Settings { tls_client_revocations: file(), tls_client_roots: None, ..whole() },
+                "tls_client_revocations is set and needs tls_client_roots",
             ),
             (
                 Settings { tls_clients: TlsClients::Required, tls_client_roots: None, ..whole() },

@@ -11,6 +11,7 @@ pub mod http;
 mod intake;
 pub mod listen;
 pub mod openapi;
+mod origins;
 pub mod postgres;
 pub mod problem;
 mod requests;

@@ -34,6 +34,7 @@ pub mod dataset;
 pub mod demo;
 pub mod disclose;
 pub mod error;
+mod followed;
 pub mod front;
 pub mod hub;
 pub mod identity;

@@ -22,7 +22,7 @@ use crate::{
         tls::Tls,
     },
     hub::{Hub, Opening, throttle},
-    identity::oidc::Issuers,
+    identity::{oidc::Issuers, revocation::Revocations},
     query, resumable, validate,
 };
 
@@ -72,6 +72,10 @@ pub struct Serve {
     #[arg(long, value_name = "FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     tls_client_roots: Option<PathBuf>,
+    /// Lists of certificates of clients that were taken back (CRLs), as PEM.
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tls_client_revocations: Option<PathBuf>,
     /// A TOML file of settings.
     #[arg(long, value_name = "FILE")]
     #[serde(skip)]
@@ -129,7 +133,10 @@ fn cover(settings: &Settings) -> Result<Cover> {
         (Some(roots), TlsClients::Required) => Tls::open_to_certificates_only(certificate, key, roots)?,
         (roots, _) => Tls::open(certificate, key, roots.as_deref())?,
     };
-    Ok(Cover::Tls(tls))
+    match &settings.tls_client_revocations {
+        Some(lists) => tls.with_revocations(lists).map(Cover::Tls),
+        None => Ok(Cover::Tls(tls)),
+    }
 }
 
 fn limits(settings: &Settings) -> listen::Limits {
@@ -141,8 +148,13 @@ fn limits(settings: &Settings) -> listen::Limits {
     if connections < settings.connections {
         tracing::warn!(connections, "a door takes fewer connections than set: the system allows too few open files");
     }
+    let per_address = match settings.connections_per_address {
+        _ if settings.behind_proxy => 0,
+        Some(most) => most,
+        None => connections.div_ceil(2),
+    };
     let patience = Duration::from_secs(settings.stop_seconds);
-    listen::Limits { connections, patience, ..listen::Limits::default() }
+    listen::Limits { connections, per_address, patience, ..listen::Limits::default() }
 }
 
 /// Raises the number of files that may be open as far as the system lets it, and says what it is; nothing where there
@@ -201,6 +213,7 @@ pub async fn open(settings: &Settings) -> Result<Hub> {
             memory: settings.query_memory_mb << 20,
             deadline: Duration::from_secs(settings.query_seconds),
             rows: settings.answer_rows,
+            tables: settings.small_tables_mb << 20,
             ..query::Limits::default()
         },
         spool_memory: settings.upload_memory_kb << 10,
@@ -210,7 +223,9 @@ pub async fn open(settings: &Settings) -> Result<Hub> {
             per_second: settings.caller_questions_per_second,
             at_once: settings.caller_questions_at_once,
         },
+        unread_answers: settings.unread_answers_mb << 20,
         issuers: Issuers::open(&settings.oidc)?,
+        revocations: settings.tls_client_revocations.as_deref().map(Revocations::open).transpose()?.unwrap_or_default(),
         ..Opening::new(
             settings.data.clone(),
             settings.schemas.clone(),
@@ -252,4 +267,20 @@ fn keep_up_in_the_background(hub: Arc<Hub>, every: Duration) {
             tokio::time::sleep(Duration::from_secs(2)).await;
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_address_has_half_of_a_door_unless_told_or_behind_a_proxy() {
+        let most = |settings: Settings| limits(&settings).per_address;
+        let usual = || Settings { connections: 5, ..Settings::default() };
+        assert_eq!(most(usual()), 3);
+        assert_eq!(most(Settings { connections: 1, ..usual() }), 1);
+        assert_eq!(most(Settings { connections_per_address: Some(2), ..usual() }), 2);
+        assert_eq!(most(Settings { connections_per_address: Some(0), ..usual() }), 0);
+        assert_eq!(most(Settings { behind_proxy: true, connections_per_address: Some(2), ..usual() }), 0);
+    }
 }

@@ -24,7 +24,7 @@ use serde_json::json;
 
 use crate::{
     error::{Error, Result},
-    hub::Answered,
+    hub::{Answered, Room},
 };
 
 /// How an answer is written.
@@ -94,6 +94,7 @@ pub struct Chunks {
     waiting: VecDeque<RecordBatch>,
     pipe: Pipe,
     ended: bool,
+    room: Room,
 }
 
 /// Begins to write an answer. Every value is looked at first, so that a chunk fails only by a fault of the hub.
@@ -141,7 +142,29 @@ pub fn chunks(answered: Answered, format: AnswerFormat) -> Result<Chunks> {
             (Writer::Parquet(Box::new(writer)), batches.into())
         }
     };
-    Ok(Chunks { writer, waiting: batches, pipe, ended: false })
+    Ok(Chunks { writer, waiting: batches, pipe, ended: false, room: answered.room })
+}
+
+impl Chunks {
+    /// The only chunk there was, which keeps the room of the answer in place of these.
+    pub fn only(self, chunk: Bytes) -> Bytes {
+        match self.room.bytes() {
+            0 => chunk,
+            _ => Bytes::from_owner(Kept { chunk, _room: self.room }),
+        }
+    }
+}
+
+/// Bytes of an answer with the room that they take.
+struct Kept {
+    chunk: Bytes,
+    _room: Room,
+}
+
+impl AsRef<[u8]> for Kept {
+    fn as_ref(&self) -> &[u8] {
+        &self.chunk
+    }
 }
 
 impl Iterator for Chunks {
@@ -462,6 +485,7 @@ mod tests {
                 notices: Vec::new(),
                 reads: std::collections::BTreeMap::new(),
             },
+            room: Room::default(),
             query_id: "q".into(),
             log_index: 7,
             snapshot: "s".into(),

@@ -52,6 +52,10 @@ pub fn describe() {
         "whole batches by outcome: the status of the receipt, `again`, or the slug of why not"
     );
     metrics::describe_gauge!("gridhub_connections", "open connections by door");
+    metrics::describe_counter!(
+        "gridhub_connections_turned_away_total",
+        "connections by door that were closed at once, since their address had as many as it may have"
+    );
     metrics::describe_gauge!("gridhub_log_entries", "entries of the access log");
 }
 
@@ -81,6 +85,11 @@ pub(super) fn requested(method: &'static str, route: &str, status: u16, took: Du
     )
     .increment(1);
     metrics::histogram!("gridhub_http_seconds", "method" => method, "route" => route).record(took.as_secs_f64());
+}
+
+/// Counts a connection to `door` that was closed at once, since its address had enough.
+pub(super) fn turned_away(door: &'static str) {
+    metrics::counter!("gridhub_connections_turned_away_total", "door" => door).increment(1);
 }
 
 /// Takes down how long the access log is, which its checkpoint tells everybody.

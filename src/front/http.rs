@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use arrow::datatypes::DataType;
 use axum::{
     Json, Router,
     body::Body,
@@ -329,8 +330,38 @@ fn parameter(value: &Value) -> Result<ScalarValue> {
             (None, None) => return Err(Error::SqlSyntax("a number in `params` is too large".into())),
         },
         Value::String(text) => ScalarValue::from(text.as_str()),
-        _ => return Err(Error::SqlSyntax("`params` holds numbers, texts, booleans and nulls".into())),
+        Value::Array(elements) => array(elements)?,
+        Value::Object(_) => {
+            return Err(Error::SqlSyntax("`params` holds numbers, texts, booleans and nulls".into()));
+        }
     })
+}
+
+/// The array of a placeholder, as in `x = ANY ($1)`.
+fn array(elements: &[Value]) -> Result<ScalarValue> {
+    let wrong =
+        || Error::SqlSyntax("an array in `params` holds numbers, texts or booleans, or nulls among them".into());
+    let mut kind = DataType::Null;
+    let mut members = Vec::with_capacity(elements.len());
+    for element in elements {
+        if element.is_array() {
+            return Err(wrong());
+        }
+        let member = parameter(element)?;
+        kind = match (kind, member.data_type()) {
+            (DataType::Null, own) => own,
+            (kind, DataType::Null) => kind,
+            (DataType::Int64, DataType::Float64) | (DataType::Float64, DataType::Int64) => DataType::Float64,
+            (kind, own) if kind == own => kind,
+            _ => return Err(wrong()),
+        };
+        members.push(member);
+    }
+    // What nobody knows is text.
+    let kind = if kind == DataType::Null { DataType::Utf8 } else { kind };
+    let members = members.iter().map(|member| member.cast_to(&kind)).collect::<Result<Vec<_>, _>>();
+    let members = members.map_err(Error::internal)?;
+    Ok(ScalarValue::List(ScalarValue::new_list_nullable(&members, &kind)))
 }
 
 /// Ask
@@ -398,7 +429,7 @@ async fn sql(
 /// The body of an answer: with its length where it is short, else made as its reader takes it.
 fn body_of(mut chunks: Chunks) -> Result<Body> {
     let Some(first) = chunks.next().transpose()? else { return Ok(Body::empty()) };
-    let Some(second) = chunks.next().transpose()? else { return Ok(Body::from(first)) };
+    let Some(second) = chunks.next().transpose()? else { return Ok(Body::from(chunks.only(first))) };
     let rest = chunks.inspect(|chunk| {
         if let Err(error) = chunk {
             tracing::error!(cause = error.fault(), "an answer broke off");

@@ -104,6 +104,12 @@ pub enum Placeholder {
     Text(String),
     /// A truth value.
     Truth(bool),
+    /// Numbers to compare with by `= ANY` or `<> ALL`.
+    Numbers(Vec<Option<f64>>),
+    /// Texts to compare with.
+    Texts(Vec<Option<String>>),
+    /// Truth values to compare with.
+    Truths(Vec<Option<bool>>),
     /// NULL.
     Null,
 }
