@@ -154,8 +154,9 @@ impl Asked {
 
 impl Hubs {
     async fn open(folder: &Path, world: &World, one: &Contents, other: &Contents) -> Self {
+        // Tables held in memory answer as those in files do.
         let one = contracts::open(folder, world, one, |_| {}).await;
-        let other = contracts::open(folder, world, other, |_| {}).await;
+        let other = contracts::open(folder, world, other, |opening| opening.query_limits.tables = 0).await;
         let tokens = (one.token(CALLER), other.token(CALLER));
         Self { one, other, tokens }
     }
@@ -170,6 +171,14 @@ impl Hubs {
             transcript::ask(&self.other, theirs, sql, format)
         );
         let mut asked = Asked { pairs: vec![answers], plan: Vec::new() };
+        // Asked again, a hub that holds tables in memory knows already how it is answered.
+        if number % 4 == 3 {
+            let again = tokio::join!(
+                transcript::ask(&self.one, ours, sql, format),
+                transcript::ask(&self.other, theirs, sql, format)
+            );
+            asked.pairs.push(again);
+        }
         if question.rare || number.is_multiple_of(4) {
             let (one, other) =
                 tokio::join!(transcript::plan(&self.one, ours, sql), transcript::plan(&self.other, theirs, sql));

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that fails should say so at once")]
 #![allow(missing_docs, reason = "tests are read, not called")]
 
+mod again;
 mod attacks;
 mod canary;
 mod decisions;

@@ -165,7 +165,7 @@ impl Stages {
         let pseudonyms = Arc::new(Pseudonyms::new(keys));
         let runtime = query::runtime(&folder.join(Uuid::now_v7().to_string()), &limits).unwrap();
         let tables = hub.data().join("tables");
-        let store = Store::open(&tables, &datasets, Arc::clone(&runtime), publisher).await.unwrap();
+        let store = Store::open(&tables, &datasets, Arc::clone(&runtime), publisher, 0).await.unwrap();
         // As the hub's own sessions read files, in the one partition in which it runs what leaves choices open.
         let config = SessionConfig::new()
             .with_target_partitions(1)
@@ -327,14 +327,14 @@ async fn what_is_shown_coarser_spares_nothing() {
 
     // Nor does a scan take such a filter from a planner that did not ask.
     let name = DatasetName::parse("community.visits").unwrap();
-    let (view, stored) = (stages.view(ANALYST), stages.snapshot.provider(&name).await.unwrap());
+    let (view, stored) = (stages.view(ANALYST), stages.snapshot.stored(&name).await.unwrap());
     let subjects = Subjects {
         domain: "cn_resident_id".into(),
         key: stages.pseudonyms.subjects("cn_resident_id"),
         agency: "health_bureau".into(),
     };
     let seen = view.dataset(&name).unwrap();
-    let table = GovernedTable::new(seen, Arc::clone(&stored), stored, stages.tokens(), subjects, Defences::default());
+    let table = GovernedTable::new(seen, stored.clone(), stored, stages.tokens(), subjects, Defences::default());
     let filter = col("grid_code").eq(lit("420191001003001"));
     let answer = table.supports_filters_pushdown(&[&filter]).unwrap();
     assert_eq!(answer, [TableProviderFilterPushDown::Unsupported]);

@@ -52,7 +52,7 @@ async fn rows(hub: &TestHub, dataset: &str) -> (usize, usize) {
     let publisher = Publisher::new(Arc::new(hub.metadata()), &keys, Arc::new(move || clock.now()));
     let spill = folder.join(Uuid::now_v7().to_string());
     let runtime = query::runtime(&spill, &query::Limits::default()).unwrap();
-    let store = Store::open(&hub.data().join("tables"), &datasets, runtime, publisher).await.unwrap();
+    let store = Store::open(&hub.data().join("tables"), &datasets, runtime, publisher, 0).await.unwrap();
     let (snapshot, name) = (store.snapshot(), DatasetName::parse(dataset).unwrap());
     let (current, published) = (snapshot.provider(&name).await.unwrap(), snapshot.published(&name).await.unwrap());
     assert_eq!(current.schema(), published.schema());

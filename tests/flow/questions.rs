@@ -19,6 +19,15 @@ async fn parameters_are_bound_and_not_pasted() {
     assert_snapshot!(reply.rows(), @r#"["望江区"]"#);
     let quoted = ask("SELECT count(*) FROM divisions WHERE code = $1", json!(["' OR true --"])).await;
     assert_snapshot!(quoted.rows(), @"[0]");
+    let any = "SELECT count(*) FROM divisions WHERE code = ANY ($1)";
+    assert_snapshot!(ask(any, json!([["42", "4201", null]])).await.rows(), @"[2]");
+    assert_snapshot!(ask(any, json!(["{42,4201}"])).await.rows(), @"[2]");
+    assert_snapshot!(ask(any, json!([[]])).await.rows(), @"[0]");
+    assert_snapshot!(ask("SELECT count(*) FROM divisions WHERE level <> ALL ($1)", json!([[1, 6.0]])).await.rows(), @"[5]");
+    assert_snapshot!(ask(any, json!([["42", 4201]])).await.problem(), @"400 sql-syntax: an array in `params` holds numbers, texts or booleans, or nulls among them");
+    assert_snapshot!(ask(any, json!(["42"])).await.problem(), @"400 sql-syntax: ANY and ALL take an array of one dimension for $1; for one value write `x = $1`");
+    assert_snapshot!(ask(any, json!([])).await.problem(), @"400 sql-syntax: the statement has more placeholders than `params` has values");
+    assert_snapshot!(ask("SELECT count(*) FROM divisions WHERE code IN ($1)", json!([["42"]])).await.problem(), @"422 refused: an array stands where one value belongs");
     assert_snapshot!(ask("SELECT $1 + $2", json!([1])).await.problem(), @"400 sql-syntax: the statement has more placeholders than `params` has values");
     assert_snapshot!(ask("SELECT $1", json!([{"a": 1}])).await.problem(), @"400 sql-syntax: `params` holds numbers, texts, booleans and nulls");
 }

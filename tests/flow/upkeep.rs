@@ -136,7 +136,7 @@ async fn beside(hub: &TestHub) -> Store {
     let keys = Keys::open(&folder.join("keys"), &hub.data(), true).unwrap();
     let publisher = Publisher::new(Arc::new(hub.metadata()), &keys, Arc::new(move || clock.now()));
     let runtime = query::runtime(&folder.join(Uuid::now_v7().to_string()), &query::Limits::default()).unwrap();
-    Store::open(&hub.data().join("tables"), &datasets, runtime, publisher).await.unwrap()
+    Store::open(&hub.data().join("tables"), &datasets, runtime, publisher, 0).await.unwrap()
 }
 
 /// How many rows of a table match, and how many files were opened to find them.

@@ -5,7 +5,10 @@
 
 use std::collections::{BTreeMap, btree_map::Entry};
 
-use gridhub::query::defences::{Defence, Defences};
+use gridhub::{
+    hub::Opening,
+    query::defences::{Defence, Defences},
+};
 
 use super::{
     contracts::{self, CALLER},
@@ -277,8 +280,13 @@ impl Stage {
         let folder = tempfile::tempdir().unwrap();
         contracts::write(&world, folder.path());
         let defences = Defences::without(gone);
-        let one = contracts::open(folder.path(), &world, &one, |opening| opening.defences = defences).await;
-        let other = contracts::open(folder.path(), &world, &other, |opening| opening.defences = defences).await;
+        let weakened = |opening: &mut Opening| {
+            opening.defences = defences;
+            // In files, rows lie as they came; in memory, there is less for some defences to do.
+            opening.query_limits.tables = 0;
+        };
+        let one = contracts::open(folder.path(), &world, &one, weakened).await;
+        let other = contracts::open(folder.path(), &world, &other, weakened).await;
         Self(one, other)
     }
 
