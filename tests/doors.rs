@@ -1,5 +1,6 @@
 //! The doors beside HTTP, over the wire and by their own clients, and what they rest on.
 
+mod addresses;
 mod catalogue_contents;
 mod described;
 mod flight;
@@ -7,6 +8,8 @@ mod gates;
 mod hostile;
 mod limits;
 mod postgres;
+mod secure;
 pub mod support;
 mod tls;
+mod unread;
 mod wire;

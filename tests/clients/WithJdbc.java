@@ -208,6 +208,14 @@ public class WithJdbc {
             statement.setNull(1, Types.VARCHAR);
             equal(rows(statement.executeQuery()), List.of("0"));
         }
+        try (PreparedStatement statement =
+            connection.prepareStatement("SELECT count(*) FROM divisions WHERE code = ANY (?) AND level <> ALL (?)")) {
+            for (int again = 0; again < 7; again++) {
+                statement.setArray(1, connection.createArrayOf("text", new String[] {"42", "4201", "nowhere"}));
+                statement.setArray(2, connection.createArrayOf("int4", new Integer[] {1}));
+                equal(rows(statement.executeQuery()), List.of("1"));
+            }
+        }
     }
 
     static void look() {

@@ -118,6 +118,32 @@ async def parameters():
 
 
 @case
+async def arrays():
+    connection = await connect()
+
+    async def count(condition, array):
+        return await connection.fetchval(f"SELECT count(*) FROM {condition}", array)
+
+    statement = await connection.prepare("SELECT 1 FROM divisions WHERE code = ANY($1) AND level <> ALL($2)")
+    equal([kind.kind for kind in statement.get_parameters()], ["array", "array"])
+    equal(await count("divisions WHERE code = ANY($1)", ["42", "4201", "nowhere"]), 2)
+    equal(await count("divisions WHERE code <> ALL($1)", ["42", "4201"]), 7)
+    equal(await count("divisions WHERE code = ANY($1)", []), 0)
+    equal(await count("divisions WHERE code = ANY($1)", ["42", None]), 1)
+    equal(await count("divisions WHERE code = ANY($1)", None), 0)
+    equal(await count("divisions WHERE level = ANY($1)", [1, 6]), 4)
+    equal(await count("divisions WHERE level = ANY($1::int[])", [1, 6]), 4)
+    equal(await count("cases WHERE confirmed_date = ANY($1)", [date(2026, 1, 6), date(2026, 1, 7)]), 6)
+    equal(await count("visits WHERE visited_at = ANY($1)", [FIRST_VISIT]), 1)
+    people = [row[0] for row in await connection.fetch("SELECT DISTINCT id_no FROM cases LIMIT 2")]
+    listed = await connection.fetchval("SELECT count(*) FROM cases WHERE id_no IN ($1, $2)", *people)
+    equal(await count("cases WHERE id_no = ANY($1)", people), listed)
+    error = await fails(asyncpg.InsufficientPrivilegeError, count("divisions WHERE code > ANY($1)", ["42"]))
+    contains(error.hint, "x = ANY ($1)")
+    await connection.close()
+
+
+@case
 async def prepared_statements():
     connection = await connect()
     statement = await connection.prepare(

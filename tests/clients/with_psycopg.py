@@ -132,6 +132,40 @@ def parameters():
 
 
 @case
+def arrays():
+    for binary in (False, True):
+        mark = "%b" if binary else "%s"
+        with connect() as connection:
+
+            def count(condition, array):
+                sql = f"SELECT count(*) FROM {condition.replace('%s', mark)}"
+                return connection.execute(sql, (array,)).fetchone()[0]
+
+            equal(count("divisions WHERE code = ANY(%s)", ["42", "4201", "nowhere"]), 2)
+            equal(count("divisions WHERE code <> ALL(%s)", ["42", "4201"]), 7)
+            equal(count("divisions WHERE code = ANY(%s::text[])", ['it\'s', '"quoted"', "42"]), 1)
+            equal(count("divisions WHERE code = ANY(%s)", []), 0)
+            equal(count("divisions WHERE code <> ALL(%s)", []), 9)
+            equal(count("divisions WHERE code = ANY(%s)", ["42", None]), 1)
+            equal(count("divisions WHERE code = ANY(%s)", None), 0)
+            equal(count("divisions WHERE level = ANY(%s)", [1, 6]), 4)
+            equal(count("cases WHERE confirmed_date = ANY(%s)", [date(2026, 1, 6), date(2026, 1, 7)]), 6)
+            equal(count("visits WHERE visited_at = ANY(%s)", [FIRST_VISIT]), 1)
+            people = [row[0] for row in connection.execute("SELECT DISTINCT id_no FROM cases LIMIT 2").fetchall()]
+            equal(
+                count("cases WHERE id_no = ANY(%s)", people),
+                connection.execute("SELECT count(*) FROM cases WHERE id_no IN (%s, %s)", people).fetchone()[0],
+            )
+            error = raises(psycopg.Error, count, "divisions WHERE code > ANY(%s)", ["42"])
+            equal(error.sqlstate, "42501")
+            contains(error.diag.message_hint, "x = ANY ($1)")
+    with connect() as connection, psycopg.ClientCursor(connection) as cursor:
+        for codes, expected in [(["42", "4201"], 2), ([], 0)]:
+            cursor.execute("SELECT count(*) FROM divisions WHERE code = ANY(%s)", (codes,))
+            equal(cursor.fetchone(), (expected,))
+
+
+@case
 def prepared_statements():
     with connect(prepare_threshold=2) as connection:
         for level, expected in [(3, 1), (6, 3), (5, 2), (9, 0), (3, 1)]:
@@ -274,7 +308,8 @@ def notices():
         connection.execute("SELECT count(*) FROM divisions")
         equal(heard, [])
         (found,) = connection.execute("SELECT count(temperature) FROM visits").fetchone()
-        assert found is None or 14 <= found <= 20, found
+        # Rows of sixteen people, give or take four: their noise is not that which decides whether there is a number.
+        assert found is None or 12 <= found <= 20, found
         assert any(severity == "NOTICE" and "protected" in text for severity, text in heard), heard
 
 

@@ -78,6 +78,9 @@ def parameters():
     equal(ask(connection, "SELECT count(*) FROM visits WHERE mode = %(mode)s", {"mode": "入户"}), [(16,)])
     equal(ask(connection, "SELECT count(*) FROM visits WHERE visited_at <= %s", (FIRST_VISIT,)), [(1,)])
     equal(ask(connection, "SELECT count(*) FROM divisions WHERE code IN %s", (("42", "4201"),)), [(2,)])
+    equal(ask(connection, "SELECT count(*) FROM divisions WHERE code = ANY(%s)", (["42", "4201"],)), [(2,)])
+    equal(ask(connection, "SELECT count(*) FROM divisions WHERE code <> ALL(%s)", ([],)), [(9,)])
+    equal(ask(connection, "SELECT count(*) FROM cases WHERE confirmed_date = ANY(%s)", ([date(2026, 1, 6)],)), [(6,)])
     equal(ask(connection, "SELECT count(*) FROM divisions WHERE name = %s", ("it's \\ quoted",)), [(0,)])
     equal(ask(connection, "SELECT count(*) FROM divisions WHERE parent_code = %s", (None,)), [(0,)])
 

@@ -74,6 +74,13 @@ async fn parameters_are_typed_by_what_they_are_compared_to() {
     let cast = "SELECT $1::int + level AS n FROM divisions WHERE $2::date < DATE '2026-01-01' AND $3::text = 'x'";
     let cast = hub.describe(&analyst, &asked(cast, "epidemiology")).await.unwrap();
     assert_eq!(cast.parameters, [DataType::Int32, DataType::Date32, DataType::Utf8]);
+    // Arrays are of what their elements are compared to.
+    let arrays = "SELECT code FROM divisions WHERE level = ANY ($1) AND name <> ALL ($2) AND level = ANY ($3::bigint[]) \
+                  AND ($4 IS NULL OR code = ANY ($4))";
+    let arrays = hub.describe(&analyst, &asked(arrays, "epidemiology")).await.unwrap();
+    let list = |kind| DataType::new_list(kind, true);
+    let wanted = [DataType::Int16, DataType::Utf8, DataType::Int64, DataType::Utf8].map(list);
+    assert_eq!(arrays.parameters, wanted);
     // Who asks may name types; the columns follow them.
     let sql = "SELECT level + $1 AS sum, $2 AS text, $3 AS day FROM divisions";
     let params = vec![ScalarValue::Float64(None), ScalarValue::Null, ScalarValue::Date32(None)];

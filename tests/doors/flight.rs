@@ -7,7 +7,8 @@ use std::{
 
 use arrow::{
     array::{
-        ArrayRef, AsArray, BooleanArray, Date32Array, Float64Array, Int64Array, RecordBatch, StringArray, StructArray,
+        ArrayRef, AsArray, BooleanArray, Date32Array, Float64Array, Int64Array, ListArray, RecordBatch, StringArray,
+        StructArray,
     },
     datatypes::{DataType, Field, Int64Type, Schema},
     ipc::convert::try_schema_from_ipc_buffer,
@@ -24,8 +25,14 @@ use arrow_flight::{
 use bytes::Bytes;
 use chrono::TimeDelta;
 use futures::{TryStreamExt, stream};
+use gridhub::front::{
+    figures, flight,
+    listen::{Limits, Listener},
+};
 use prost::Message;
-use tonic::{Code, Request, Status};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Request, Status, transport::Channel};
 use uuid::Uuid;
 
 use super::support::{
@@ -340,6 +347,27 @@ async fn parameters_of_every_type_are_bound() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn arrays_are_compared_as_lists() {
+    let site = Site::city().await;
+    let mut client = site.flight_session("health-analyst", "epidemiology").await;
+    let numbers = |numbers: &[i64]| {
+        let numbers = numbers.iter().copied().map(Some).collect::<Vec<_>>();
+        Arc::new(ListArray::from_iter_primitive::<Int64Type, _, _>([Some(numbers)])) as ArrayRef
+    };
+    let text: ArrayRef = Arc::new(StringArray::from(vec!["{1,6}"]));
+    for (values, expected) in [(numbers(&[1, 6]), 4), (numbers(&[]), 0), (text, 4)] {
+        let sql = "SELECT count(*) AS n FROM divisions WHERE level = ANY ($1)";
+        let mut prepared = client.prepare(sql.into(), None).await.unwrap();
+        let told = prepared.parameter_schema().unwrap().field(0).data_type().clone();
+        assert_eq!(told, DataType::new_list(DataType::Int16, true));
+        prepared.set_parameters(RecordBatch::try_from_iter([("0", values)]).unwrap()).unwrap();
+        let info = prepared.execute().await.unwrap();
+        let batches = batches_of_flight(&mut client, &info).await;
+        assert_eq!(batches[0].column(0).as_primitive::<Int64Type>().value(0), expected);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_runs_is_cancelled_by_its_caller_and_ends_at_its_deadline() {
     let site = Site::city().await;
     for sql in [ENDLESS, ENDLESS_AND_BARE] {
@@ -557,4 +585,61 @@ async fn an_ingestion_is_an_upload_with_its_receipt() {
     }
     assert_eq!(told[0], told[1]);
     assert_ne!(told[0].0, Code::Ok);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ticket_ends_before_its_session() {
+    const SQL: &str = "SELECT name FROM divisions WHERE code = '420191'";
+    let site = Site::city().await;
+    let told = |info: &FlightInfo| info.endpoint[0].expiration_time.unwrap().seconds - site.hub.clock.now().timestamp();
+    let mut usual = site.flight_session("health-analyst", "epidemiology").await;
+    assert_eq!(told(&usual.execute(SQL.into(), None).await.unwrap()), 300);
+
+    let life = Duration::from_secs(4);
+    let listener = Listener::bind("127.0.0.1:0", Limits::default()).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let options = flight::Options { ticket_life: life, ..flight::Options::default() };
+    let stop = CancellationToken::new();
+    let _end = stop.clone().drop_guard();
+    tokio::spawn(flight::serve(listener, Arc::clone(site.hub()), options, stop));
+    let channel = Channel::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
+    let mut client = FlightClient::new(channel);
+    client.set_header("purpose", "epidemiology");
+    client.handshake("health-analyst", &site.hub.token("health-analyst")).await.unwrap();
+    let info = client.execute(SQL.into(), None).await.unwrap();
+    assert_eq!(told(&info), 4);
+    assert_eq!(texts_of_flight(&mut client, &info, 0).await, ["望江区"]);
+    sleep(life).await;
+    let over = rows_of_flight(&mut client, &info).await.err().unwrap();
+    assert_eq!((over.code(), over.message()), (Code::NotFound, "unknown or expired ticket; ask again"));
+    let info = client.execute(SQL.into(), None).await.unwrap();
+    assert_eq!(texts_of_flight(&mut client, &info, 0).await, ["望江区"]);
+}
+
+// In one thread, where the figures are.
+#[tokio::test]
+async fn questions_are_counted_with_those_of_other_doors() {
+    let site = Site::city().await;
+    let mut client = site.flight_session("health-analyst", "epidemiology").await;
+    let recorder = figures::builder().build_recorder();
+    let counting = metrics::set_default_local_recorder(&recorder);
+    let info = client.execute("SELECT name FROM divisions WHERE code = '420191'".into(), None).await.unwrap();
+    for _ in 0..2 {
+        batches_of_flight(&mut client, &info).await;
+    }
+    let failing = client.execute("SELECT CAST(name AS BIGINT) AS n FROM divisions".into(), None).await.unwrap();
+    assert_eq!(header(&rows_of_flight(&mut client, &failing).await.err().unwrap(), "gridhub-error"), "data-error");
+    // What is only described is no question, nor is what is asked of the catalogue.
+    assert!(client.execute("SELECT nothing FROM nowhere".into(), None).await.is_err());
+    let catalogue = client.execute("SELECT table_name FROM information_schema.tables".into(), None).await.unwrap();
+    batches_of_flight(&mut client, &catalogue).await;
+    drop(counting);
+    let text = recorder.handle().render();
+    for line in [
+        "gridhub_questions_total{door=\"flight\",outcome=\"answered\"} 2\n",
+        "gridhub_questions_total{door=\"flight\",outcome=\"data-error\"} 1\n",
+        "gridhub_question_seconds_count{door=\"flight\"} 3\n",
+    ] {
+        assert!(text.contains(line), "{line}\n{text}");
+    }
 }

@@ -95,6 +95,8 @@ async fn identifiers_typed_anywhere_leave_no_trace() {
         format!("SELECT current_setting('{ID}')"),
         format!("SELECT count(*) FROM visits WHERE id_no = '{ID}'"),
         format!("SELECT count(*) FROM visits WHERE id_no = '{ID}' -- {PHONE} {NAME}"),
+        format!("SELECT count(*) FROM visits WHERE id_no = ANY ('{{{ID},\"{PHONE}\"}}')"),
+        format!("SELECT count(*) FROM visits WHERE id_no = ANY ('{ID}')"),
         format!("SELECT CAST('{ID}' AS DATE)"),
         format!("SELECT CAST(mode || '{PHONE}' AS INT) FROM visits"),
         format!("SELECT \"{PHONE}\" FROM visits"),
@@ -119,6 +121,7 @@ async fn identifiers_typed_anywhere_leave_no_trace() {
         }
     }
     let _ = line.query("SELECT count(*) FROM visits WHERE id_no = $1 OR symptoms = $2", &[&ID, &PHONE]).await;
+    let _ = line.query("SELECT count(*) FROM visits WHERE id_no = ANY ($1)", &[&vec![ID, PHONE]]).await;
 
     let (mut wire, _) = Wire::let_in(site.postgres, "health-analyst", &token, &[("application_name", PHONE)]).await;
     wire.send(&query("SET purpose = 'epidemiology'")).await;
