@@ -340,7 +340,8 @@ impl World {
         let tokens = pseudonyms.tokens(&credential.caller.agency, &purpose).unwrap();
         let runtime = query::runtime(&folder.path().join("spill"), &places.limits).unwrap();
         let tables = places.data.join("tables");
-        let store = Store::open(&tables, &datasets, Arc::clone(&runtime), publisher).await.unwrap();
+        let store =
+            Store::open(&tables, &datasets, Arc::clone(&runtime), publisher, places.limits.tables).await.unwrap();
         Self {
             hub,
             credential,
