@@ -50,16 +50,33 @@ pub(super) struct Prepared {
     pub(super) statement: Option<Statement>,
     /// The types that the client named, 0 for those it did not.
     types: Vec<u32>,
+    /// The numbers of the parameters of which it says that they are arrays of oids.
+    of_oids: Vec<usize>,
     /// What it was found to be, and on which terms.
     shape: Mutex<Option<(Terms, Arc<Shape>)>>,
     /// The columns that its client was told of last.
     promised: Mutex<Option<SchemaRef>>,
 }
 
+/// The numbers of the parameters that a statement casts to arrays of oids. To the catalogue these are plain numbers; but
+/// who looks types up knows of no other array before it has.
+fn arrays_of_oids(sql: &str) -> Vec<usize> {
+    let sql = sql.to_ascii_lowercase();
+    let number = |at: usize| {
+        let before = sql[..at].trim_end_matches(|c: char| c.is_ascii_digit());
+        before.ends_with('$').then(|| sql[before.len()..at].parse().ok())?
+    };
+    let mut numbers: Vec<usize> = sql.match_indices("::oid[]").filter_map(|(at, _)| number(at)).collect();
+    numbers.sort_unstable();
+    numbers.dedup();
+    numbers
+}
+
 impl Prepared {
     /// A statement with the types of the first of its parameters.
     pub(super) fn new(statement: Option<Statement>, types: Vec<u32>) -> Self {
-        Self { statement, types, shape: Mutex::default(), promised: Mutex::default() }
+        let of_oids = statement.as_ref().map_or_else(Vec::new, |statement| arrays_of_oids(&statement.sql));
+        Self { statement, types, of_oids, shape: Mutex::default(), promised: Mutex::default() }
     }
 
     /// How many bytes its text takes, and the types that its client named.
@@ -77,13 +94,6 @@ impl Prepared {
     fn named(&self, at: usize) -> Option<Type> {
         let named = self.types.get(at).and_then(|oid| Type::from_oid(*oid));
         named.filter(|kind| *kind != Type::UNKNOWN)
-    }
-
-    /// Whether it says of a parameter that it is an array of oids. To the catalogue these are plain numbers; but who
-    /// looks types up knows of no other array before it has.
-    fn is_of_oids(&self, number: usize) -> bool {
-        let written = self.statement.as_ref().map(|statement| statement.sql.to_ascii_lowercase());
-        written.is_some_and(|sql| sql.contains(&format!("${number}::oid[]")))
     }
 
     /// NULLs of the types that the client named; none where it named no type.
@@ -154,7 +164,7 @@ impl Prepared {
             let described = found.as_ref().and_then(|shape| shape.parameters.get(at)).cloned();
             let described = described.filter(|kind| *kind != DataType::Null);
             let guess = || match &described {
-                Some(_) if self.is_of_oids(at + 1) => Type::OID_ARRAY,
+                Some(_) if self.of_oids.contains(&(at + 1)) => Type::OID_ARRAY,
                 Some(kind) => pg_type(&Field::new("", kind.clone(), true)),
                 // What nobody knows is text, as in Postgres.
                 None => Type::TEXT,
@@ -472,6 +482,12 @@ mod tests {
         let found = Shape { parameters: Vec::new(), schema: Some(text_schema(&["a"])) };
         *lock(&prepared.shape) = Some((terms, Arc::new(found)));
         assert_eq!(prepared.promised(), Some(told));
+    }
+
+    #[test]
+    fn parameters_that_are_cast_to_arrays_of_oids_are_known() {
+        assert_eq!(arrays_of_oids("WHERE a = any($12::oid[]) OR b = ANY($3::OID[]) OR c = ANY($3::oid[])"), [3, 12]);
+        assert!(arrays_of_oids("'é'::oid[], $::oid[], $1::oid, 1::oid[]").is_empty());
     }
 
     #[test]
