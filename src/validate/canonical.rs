@@ -184,17 +184,17 @@ pub fn identifier_spans(text: &str, is_division: impl Fn(&str) -> bool) -> Vec<R
     if !is_worth_a_look(text) {
         return Vec::new();
     }
-    let (numbers, words) = pieces(text);
-    let mut spans: Vec<Range<usize>> =
-        words.into_iter().filter(|word| uscc(&word.0).is_ok()).map(|word| word.1).collect();
+    let pieces = Pieces::of(text);
+    let codes = pieces.words.iter().filter(|word| uscc(pieces.symbols(word)).is_ok());
+    let mut spans: Vec<Range<usize>> = codes.map(|word| word.place.clone()).collect();
+    let numbers = pieces.numbers.as_slice();
     let mut at = 0;
     while at < numbers.len() {
-        match (1..=numbers.len().min(at + LONGEST_GROUP) - at).rev().find(|count| {
-            let group = &numbers[at..at + count];
-            group[1..].iter().all(|number| number.joined) && is_person(group, &is_division)
-        }) {
+        let most = numbers.len().min(at + LONGEST_GROUP);
+        let joined = numbers[at + 1..most].iter().take_while(|number| number.joined).count();
+        match (1..=joined + 1).rev().find(|count| pieces.is_person(&numbers[at..at + count], &is_division)) {
             Some(count) => {
-                spans.push(numbers[at].place.start..numbers[at + count - 1].place.end);
+                spans.push(numbers[at].piece.place.start..numbers[at + count - 1].piece.place.end);
                 at += count;
             }
             None => at += 1,
@@ -238,89 +238,133 @@ const LONGEST_GROUP: usize = 18;
 /// So many separators may stand between two pieces of one number.
 const WIDEST_GAP: usize = 3;
 
-/// A whole number as it stands in a text.
-struct Number {
-    /// Its digits, and the X that may end an id.
+/// The numbers of a text, and its words of letters and digits.
+#[derive(Default)]
+struct Pieces {
+    /// The letters and digits of the text one after the other, in capitals and ASCII. What is one piece, or a group of
+    /// joined ones, stands together here.
     symbols: String,
+    numbers: Vec<Number>,
+    words: Vec<Piece>,
+}
+
+/// Letters and digits that belong together.
+struct Piece {
+    /// Where they are among the symbols.
+    symbols: Range<usize>,
+    /// Where they are in the text.
     place: Range<usize>,
+}
+
+/// A whole number as it stands in a text: its digits, and the X that may end an id.
+struct Number {
+    piece: Piece,
     /// Whether nothing but a few separators stands between it and the number before.
     joined: bool,
 }
 
-/// The numbers of a text, and its words of letters and digits.
-fn pieces(text: &str) -> (Vec<Number>, Vec<(String, Range<usize>)>) {
-    let mut numbers: Vec<Number> = Vec::new();
-    let mut words: Vec<(String, Range<usize>)> = Vec::new();
-    // What the last symbols were: inside a number, inside a word, and how many separators since.
-    let (mut in_number, mut in_word, mut gap) = (false, false, WIDEST_GAP + 1);
-    for (at, c) in text.char_indices() {
-        let place = at..at + c.len_utf8();
-        for folded in std::iter::once(c).nfkc().filter(|c| !is_invisible(*c)) {
-            let symbol = digit(folded).unwrap_or(folded).to_ascii_uppercase();
-            if !symbol.is_ascii_alphanumeric() {
-                gap = if is_separator(symbol) { gap.saturating_add(1) } else { WIDEST_GAP + 1 };
-                (in_number, in_word) = (false, false);
-                continue;
-            }
-            match words.last_mut().filter(|_| in_word) {
-                Some(word) => {
-                    word.0.push(symbol);
-                    word.1.end = place.end;
-                }
-                None => words.push((symbol.to_string(), place.clone())),
-            }
-            in_word = true;
-            let last = numbers.last_mut().filter(|_| in_number || (symbol == 'X' && gap <= WIDEST_GAP));
-            if symbol.is_ascii_digit() {
-                match last {
-                    Some(number) => {
-                        number.symbols.push(symbol);
-                        number.place.end = place.end;
-                    }
-                    None => {
-                        let joined = gap <= WIDEST_GAP;
-                        numbers.push(Number { symbols: symbol.to_string(), place: place.clone(), joined });
-                    }
-                }
-                (in_number, gap) = (true, 0);
-                continue;
-            }
-            if let (Some(number), 'X') = (last, symbol) {
-                number.symbols.push('X');
-                number.place.end = place.end;
-            }
-            (in_number, gap) = (false, WIDEST_GAP + 1);
-        }
-    }
-    (numbers, words)
+/// What the last symbols were: inside a number, inside a word, and how many separators since.
+struct Reading {
+    in_number: bool,
+    in_word: bool,
+    gap: usize,
 }
 
-/// Whether these pieces together are somebody's number.
-fn is_person(group: &[Number], is_division: &impl Fn(&str) -> bool) -> bool {
-    let whole: String = group.iter().map(|number| number.symbols.as_str()).collect();
-    if whole.len() > 18 {
-        return false;
+impl Pieces {
+    fn of(text: &str) -> Self {
+        let mut pieces = Self::default();
+        let mut reading = Reading { in_number: false, in_word: false, gap: WIDEST_GAP + 1 };
+        for (at, c) in text.char_indices() {
+            let place = at..at + c.len_utf8();
+            // Which is in its plain form, and visible.
+            if c.is_ascii() {
+                pieces.read(c.to_ascii_uppercase(), &place, &mut reading);
+                continue;
+            }
+            for folded in std::iter::once(c).nfkc().filter(|c| !is_invisible(*c)) {
+                pieces.read(digit(folded).unwrap_or(folded).to_ascii_uppercase(), &place, &mut reading);
+            }
+        }
+        pieces
     }
-    let digits = whole.trim_end_matches('X');
-    let widths: Vec<usize> = group.iter().map(|number| number.symbols.trim_end_matches('X').len()).collect();
-    let phone = match digits.len() {
-        11 => Some((digits, widths.as_slice())),
-        13 => digits.strip_prefix("86").map(|digits| (digits, if widths[0] == 2 { &widths[1..] } else { &widths })),
-        15 => digits.strip_prefix("0086").map(|digits| (digits, if widths[0] == 4 { &widths[1..] } else { &widths })),
-        _ => None,
-    };
-    if let Some((digits, widths)) = phone
-        && mobile(digits).is_ok()
-        && (widths.len() == 1 || matches!(widths, [3, 4, 4] | [3, 8]))
-    {
-        return true;
+
+    fn read(&mut self, symbol: char, place: &Range<usize>, reading: &mut Reading) {
+        if !symbol.is_ascii_alphanumeric() {
+            reading.gap = if is_separator(symbol) { reading.gap.saturating_add(1) } else { WIDEST_GAP + 1 };
+            (reading.in_number, reading.in_word) = (false, false);
+            return;
+        }
+        let from = self.symbols.len();
+        self.symbols.push(symbol);
+        let fresh = || Piece { symbols: from..from + 1, place: place.clone() };
+        match self.words.last_mut().filter(|_| reading.in_word) {
+            Some(word) => word.extend(from, place),
+            None => self.words.push(fresh()),
+        }
+        reading.in_word = true;
+        let goes_on = reading.in_number || (symbol == 'X' && reading.gap <= WIDEST_GAP);
+        let last = self.numbers.last_mut().filter(|_| goes_on);
+        if symbol.is_ascii_digit() {
+            match last {
+                Some(number) => number.piece.extend(from, place),
+                None => self.numbers.push(Number { piece: fresh(), joined: reading.gap <= WIDEST_GAP }),
+            }
+            (reading.in_number, reading.gap) = (true, 0);
+            return;
+        }
+        if let (Some(number), 'X') = (last, symbol) {
+            number.piece.extend(from, place);
+        }
+        (reading.in_number, reading.gap) = (false, WIDEST_GAP + 1);
     }
-    match (whole.len(), resident_id(&whole)) {
-        (18, Ok(_)) => true,
-        (18, Err(Fault::Check)) => group.len() == 1 && is_province(&whole),
-        (15, Ok(_)) => group.len() == 1 && is_province(&whole) && !is_division(&whole),
-        // An X may end something else: 15 digits and a letter.
-        _ => false,
+
+    /// Its letters and digits.
+    fn symbols(&self, piece: &Piece) -> &str {
+        &self.symbols[piece.symbols.clone()]
+    }
+
+    /// Whether these numbers together are somebody's; all but the first are joined to the one before.
+    fn is_person(&self, group: &[Number], is_division: &impl Fn(&str) -> bool) -> bool {
+        let ([first, ..], [.., last]) = (group, group) else { return false };
+        // No symbol stands between joined numbers: it would part them.
+        let whole = &self.symbols[first.piece.symbols.start..last.piece.symbols.end];
+        if whole.len() > 18 {
+            return false;
+        }
+        let digits = whole.trim_end_matches('X');
+        let phone = match digits.len() {
+            11 => Some((digits, 0)),
+            13 => digits.strip_prefix("86").map(|digits| (digits, 2)),
+            15 => digits.strip_prefix("0086").map(|digits| (digits, 4)),
+            _ => None,
+        };
+        if let Some((digits, country)) = phone
+            && mobile(digits).is_ok()
+        {
+            let widths: Vec<usize> =
+                group.iter().map(|number| self.symbols(&number.piece).trim_end_matches('X').len()).collect();
+            let widths = &widths[usize::from(widths[0] == country)..];
+            if widths.len() == 1 || matches!(widths, [3, 4, 4] | [3, 8]) {
+                return true;
+            }
+        }
+        match whole.len() {
+            18 => match resident_id(whole) {
+                Ok(_) => true,
+                Err(Fault::Check) => group.len() == 1 && is_province(whole),
+                Err(Fault::Shape) => false,
+            },
+            15 => group.len() == 1 && is_province(whole) && resident_id(whole).is_ok() && !is_division(whole),
+            // An X may end something else: 15 digits and a letter.
+            _ => false,
+        }
+    }
+}
+
+impl Piece {
+    /// The symbol at `at` belongs to it too.
+    fn extend(&mut self, at: usize, place: &Range<usize>) {
+        (self.symbols.end, self.place.end) = (at + 1, place.end);
     }
 }
 
@@ -455,6 +499,8 @@ fn name(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn value(kind: IdentifierKind, typed: &str) -> Option<String> {
@@ -667,6 +713,146 @@ mod tests {
             "drug 6901234 2026-01-05 12345",
         ] {
             assert!(!found(text), "{text}");
+        }
+    }
+
+    /// The search as it was first written: every number and word a text of its own, everything folded.
+    mod model {
+        use super::*;
+
+        pub(super) fn identifier_spans(text: &str, is_division: impl Fn(&str) -> bool) -> Vec<Range<usize>> {
+            let (numbers, words) = pieces(text);
+            let mut spans: Vec<Range<usize>> =
+                words.into_iter().filter(|word| uscc(&word.0).is_ok()).map(|word| word.1).collect();
+            let mut at = 0;
+            while at < numbers.len() {
+                match (1..=numbers.len().min(at + LONGEST_GROUP) - at).rev().find(|count| {
+                    let group = &numbers[at..at + count];
+                    group[1..].iter().all(|number| number.joined) && is_person(group, &is_division)
+                }) {
+                    Some(count) => {
+                        spans.push(numbers[at].place.start..numbers[at + count - 1].place.end);
+                        at += count;
+                    }
+                    None => at += 1,
+                }
+            }
+            spans.sort_by_key(|span| span.start);
+            spans.dedup_by(|later, earlier| {
+                let overlap = later.start < earlier.end;
+                earlier.end = if overlap { earlier.end.max(later.end) } else { earlier.end };
+                overlap
+            });
+            spans
+        }
+
+        struct Number {
+            symbols: String,
+            place: Range<usize>,
+            joined: bool,
+        }
+
+        fn pieces(text: &str) -> (Vec<Number>, Vec<(String, Range<usize>)>) {
+            let mut numbers: Vec<Number> = Vec::new();
+            let mut words: Vec<(String, Range<usize>)> = Vec::new();
+            let (mut in_number, mut in_word, mut gap) = (false, false, WIDEST_GAP + 1);
+            for (at, c) in text.char_indices() {
+                let place = at..at + c.len_utf8();
+                for folded in std::iter::once(c).nfkc().filter(|c| !is_invisible(*c)) {
+                    let symbol = digit(folded).unwrap_or(folded).to_ascii_uppercase();
+                    if !symbol.is_ascii_alphanumeric() {
+                        gap = if is_separator(symbol) { gap.saturating_add(1) } else { WIDEST_GAP + 1 };
+                        (in_number, in_word) = (false, false);
+                        continue;
+                    }
+                    match words.last_mut().filter(|_| in_word) {
+                        Some(word) => {
+                            word.0.push(symbol);
+                            word.1.end = place.end;
+                        }
+                        None => words.push((symbol.to_string(), place.clone())),
+                    }
+                    in_word = true;
+                    let last = numbers.last_mut().filter(|_| in_number || (symbol == 'X' && gap <= WIDEST_GAP));
+                    if symbol.is_ascii_digit() {
+                        match last {
+                            Some(number) => {
+                                number.symbols.push(symbol);
+                                number.place.end = place.end;
+                            }
+                            None => {
+                                let joined = gap <= WIDEST_GAP;
+                                numbers.push(Number { symbols: symbol.to_string(), place: place.clone(), joined });
+                            }
+                        }
+                        (in_number, gap) = (true, 0);
+                        continue;
+                    }
+                    if let (Some(number), 'X') = (last, symbol) {
+                        number.symbols.push('X');
+                        number.place.end = place.end;
+                    }
+                    (in_number, gap) = (false, WIDEST_GAP + 1);
+                }
+            }
+            (numbers, words)
+        }
+
+        fn is_person(group: &[Number], is_division: &impl Fn(&str) -> bool) -> bool {
+            let whole: String = group.iter().map(|number| number.symbols.as_str()).collect();
+            if whole.len() > 18 {
+                return false;
+            }
+            let digits = whole.trim_end_matches('X');
+            let widths: Vec<usize> = group.iter().map(|number| number.symbols.trim_end_matches('X').len()).collect();
+            let after = |code: usize| if widths[0] == code { widths[1..].to_vec() } else { widths.clone() };
+            let phone = match digits.len() {
+                11 => Some((digits, widths.clone())),
+                13 => digits.strip_prefix("86").map(|digits| (digits, after(2))),
+                15 => digits.strip_prefix("0086").map(|digits| (digits, after(4))),
+                _ => None,
+            };
+            if let Some((digits, widths)) = phone
+                && mobile(digits).is_ok()
+                && (widths.len() == 1 || matches!(widths.as_slice(), [3, 4, 4] | [3, 8]))
+            {
+                return true;
+            }
+            match (whole.len(), resident_id(&whole)) {
+                (18, Ok(_)) => true,
+                (18, Err(Fault::Check)) => group.len() == 1 && is_province(&whole),
+                (15, Ok(_)) => group.len() == 1 && is_province(&whole) && !is_division(&whole),
+                _ => false,
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4_000))]
+        #[test]
+        fn what_is_found_is_what_the_first_way_finds(
+            parts in proptest::collection::vec(
+                prop_oneof![
+                    3 => proptest::sample::select(vec![
+                        "11010519491231002X", "110105", "19491231", "002X", "002x", "x", "X", "130503670401001",
+                        "420191001001001", "139", "1234", "5675", "13912345675", "86", "0086", "+86", "91350100M000100Y43",
+                        "91350100M", "000100Y43", "110105194912310021", "１３９", "１２３４５６７５", "٣", "٩١", "Ⅷ", "㏶",
+                        "㋀", "½", "Ｘ", "ﬃ",
+                    ]).prop_map(str::to_owned),
+                    2 => proptest::sample::select(vec![
+                        "", "", " ", "-", ".", "_", "/", "  ", "   ", "    ", "\u{200b}", "\u{ad}", "\u{3000}", "、", "·",
+                        "\u{2212}", "'", "\"", "\\", ";", "家", "a", "é", "\n", "\u{301}",
+                    ]).prop_map(str::to_owned),
+                    1 => "[0-9]{1,4}",
+                    1 => "[a-zA-Z0-9]{1,6}",
+                    1 => any::<char>().prop_map(String::from),
+                ],
+                0..14,
+            ),
+        ) {
+            let text = parts.concat();
+            let is_division = |code: &str| code == "420191001001001";
+            prop_assert_eq!(identifier_spans(&text, is_division), model::identifier_spans(&text, is_division), "{:?}", text);
         }
     }
 }
