@@ -76,7 +76,26 @@ pub fn is_of_an_issuer(secret: &str) -> bool {
 /// [`Error::Unauthenticated`], the same for a token that is unknown, expired or revoked and for a caller
 /// that is no longer listed.
 pub fn authenticate(token: &str, metadata: &Metadata, policy: &Policy, now: DateTime<Utc>) -> Result<Credential> {
-    let record = metadata.token_by_hash(&hash(token))?.ok_or(Error::Unauthenticated)?;
+    let (record, _) = metadata.token_by_hash(&hash(token))?.ok_or(Error::Unauthenticated)?;
+    credential_of(record, policy, now)
+}
+
+/// Finds the caller behind a token where nothing waits to be logged, the token's making among it; nothing where
+/// something does, or where there is no such token.
+///
+/// # Errors
+/// As [`authenticate`].
+pub fn authenticate_where_all_is_logged(
+    token: &str,
+    metadata: &Metadata,
+    policy: &Policy,
+    now: DateTime<Utc>,
+) -> Result<Option<Credential>> {
+    let Some((record, false)) = metadata.token_by_hash(&hash(token))? else { return Ok(None) };
+    credential_of(record, policy, now).map(Some)
+}
+
+fn credential_of(record: TokenRecord, policy: &Policy, now: DateTime<Utc>) -> Result<Credential> {
     let caller = policy.caller(&record.caller).filter(|_| in_force(&record, now)).ok_or(Error::Unauthenticated)?;
     Ok(Credential { caller, token_id: record.id, shown: Shown::Token })
 }
@@ -171,7 +190,49 @@ fn hash(token: &str) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+    use crate::dataset::contract;
+
+    #[test]
+    fn a_token_is_let_in_without_the_log_only_where_nothing_waits_for_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let metadata = Metadata::open(folder.path()).unwrap();
+        let now = DateTime::from_timestamp(1_800_000_000, 0).unwrap();
+        let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let datasets = contract::load_folder(&repository.join("schemas")).unwrap();
+        let policy = Policy::load(&repository.join("policies"), &datasets, Arc::new(Utc::now)).unwrap();
+        let (token, made) = create(&metadata, "health-analyst", None, now).unwrap();
+        let log = || metadata.unlogged().unwrap().iter().for_each(|(id, _)| metadata.logged(*id).unwrap());
+        let let_in = |token: &str| authenticate_where_all_is_logged(token, &metadata, &policy, now);
+        assert!(let_in(&token).unwrap().is_none());
+        log();
+        assert_eq!(let_in(&token).unwrap().unwrap().token_id, made.id);
+        assert!(let_in("another").unwrap().is_none());
+        revoke(&metadata, &made.id, now).unwrap();
+        assert!(let_in(&token).unwrap().is_none());
+        log();
+        assert!(matches!(let_in(&token), Err(Error::Unauthenticated)));
+    }
+
+    #[test]
+    fn whether_something_waits_to_be_logged_is_told_with_a_token() {
+        let folder = tempfile::tempdir().unwrap();
+        let metadata = Metadata::open(folder.path()).unwrap();
+        let now = DateTime::from_timestamp(1_800_000_000, 0).unwrap();
+        let (token, made) = create(&metadata, "a", None, now).unwrap();
+        let found = || metadata.token_by_hash(&hash(&token)).unwrap().unwrap();
+        let log = || metadata.unlogged().unwrap().iter().for_each(|(id, _)| metadata.logged(*id).unwrap());
+        assert_eq!((found().0.id, found().1), (made.id.clone(), true));
+        log();
+        assert!(!found().1);
+        revoke(&metadata, &made.id, now).unwrap();
+        assert_eq!((found().0.revoked, found().1), (Some(now), true));
+        log();
+        assert_eq!((found().0.revoked, found().1), (Some(now), false));
+        assert!(metadata.token_by_hash(&hash("another")).unwrap().is_none());
+    }
 
     #[test]
     fn tokens_in_force_alone_can_be_proved() {

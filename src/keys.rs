@@ -6,10 +6,11 @@
 //! themselves never change. Nothing here knows what the derived keys are for.
 
 pub mod folder;
+mod known;
 pub mod sealed;
 pub mod wrapping;
 
-use std::{fs, os::unix::fs::DirBuilderExt, path::Path};
+use std::{fs, os::unix::fs::DirBuilderExt, path::Path, sync::Arc};
 
 use ring::{
     hkdf, hmac,
@@ -21,6 +22,7 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 use crate::error::{Error, Result};
 
 use folder::{Folder, ROOT, SIGNING};
+use known::Known;
 
 /// 32 secret bytes, wiped on drop and without a printed form.
 #[derive(Zeroize, ZeroizeOnDrop)]
@@ -43,6 +45,7 @@ impl Secret {
 pub struct Keys {
     root: hkdf::Prk,
     signer: Ed25519KeyPair,
+    known: Known,
 }
 
 impl Keys {
@@ -88,7 +91,7 @@ impl Keys {
         let signer = Ed25519KeyPair::from_seed_unchecked(held.secret(SIGNING)?.uncover())
             .map_err(|_| Error::setup(folder, None, "the signing key is no Ed25519 seed"))?;
         let root = hkdf::Salt::new(hkdf::HKDF_SHA256, b"gridhub/v1").extract(held.secret(ROOT)?.uncover());
-        Ok(Self { root, signer })
+        Ok(Self { root, signer, known: Known::default() })
     }
 
     /// The key for `label`: HKDF-SHA-256 below the root (RFC 5869). Labels are never reused for another
@@ -100,6 +103,22 @@ impl Keys {
     /// An HMAC-SHA-256 key for `label`.
     pub fn mac(&self, label: &str) -> hmac::Key {
         hmac::Key::new(hmac::HMAC_SHA256, self.derive(label).uncover())
+    }
+
+    /// [`Keys::derive`] for a label that is written in the code: derived once and remembered.
+    pub fn standing(&self, label: &'static str) -> Arc<Secret> {
+        self.known.secret(label, || self.derive(label))
+    }
+
+    /// [`Keys::mac`] for a label that is written in the code: derived once and remembered.
+    pub fn standing_mac(&self, label: &'static str) -> hmac::Key {
+        self.known.mac(label, || self.mac(label))
+    }
+
+    /// The key for the label `recipient/epoch`, where epochs count up: remembered for many recipients, and forgotten
+    /// once a later epoch of the same was asked for.
+    pub fn of_epoch(&self, recipient: &str, epoch: u64) -> Arc<Secret> {
+        self.known.of_epoch(recipient, epoch, || self.derive(&format!("{recipient}/{epoch}")))
     }
 
     /// What tells these keys from others, without telling them: it lies in the data folder.
@@ -126,4 +145,28 @@ fn expand<const N: usize>(key: &hkdf::Prk, label: &str) -> [u8; N] {
     #[expect(clippy::expect_used, reason = "keys are far shorter than HKDF's limit of 255 blocks")]
     key.expand(&info, Length(N)).and_then(|okm| okm.fill(&mut bytes)).expect("a short key");
     bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn remembered_keys_are_those_of_their_labels() {
+        let folder = tempfile::tempdir().expect("folder");
+        let (place, data) = (folder.path().join("keys"), folder.path().join("data"));
+        fs::create_dir(&data).expect("data");
+        let keys = Keys::open(&place, &data, false).expect("keys");
+        let tag = |key: &hmac::Key| hmac::sign(key, b"text").as_ref().to_vec();
+        for _ in 0..2 {
+            assert_eq!(keys.standing("one").uncover(), keys.derive("one").uncover());
+            assert_eq!(keys.standing("two").uncover(), keys.derive("two").uncover());
+            assert_eq!(tag(&keys.standing_mac("one")), tag(&keys.mac("one")));
+            for epoch in [1, 2, 1, 3] {
+                let label = format!("recipient/{epoch}");
+                assert_eq!(keys.of_epoch("recipient", epoch).uncover(), keys.derive(&label).uncover());
+            }
+        }
+        assert_ne!(keys.standing("one").uncover(), keys.standing("two").uncover());
+    }
 }

@@ -36,6 +36,7 @@ pub mod disclose;
 pub mod error;
 mod followed;
 pub mod front;
+mod hex;
 pub mod hub;
 pub mod identity;
 pub mod keys;

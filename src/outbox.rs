@@ -32,6 +32,7 @@ use crate::{
     client::{Client, Content, Parcel, Progress},
     dataset::receipt::{Receipt, Status},
     error::{Error, Result},
+    hex::hex,
     validate::Format,
 };
 
@@ -437,10 +438,6 @@ fn pretty(value: &impl Serialize) -> io::Result<Vec<u8>> {
     let mut text = serde_json::to_vec_pretty(value)?;
     text.push(b'\n');
     Ok(text)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

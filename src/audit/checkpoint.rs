@@ -7,6 +7,7 @@ use ring::{
 };
 
 use super::tree::Hash;
+use crate::hex::hex;
 
 /// The log's name in its checkpoints.
 pub const ORIGIN: &str = "gridhub/access-log";
@@ -23,12 +24,30 @@ pub struct Head {
     pub root: Hash,
 }
 
+/// What a signature calls the key it was made with.
+pub type KeyId = [u8; 4];
+
 /// Writes and signs a head.
 pub fn sign(head: Head, signer: &Ed25519KeyPair) -> String {
-    let text = format!("{ORIGIN}\n{}\n{}\n", head.size, BASE64.encode(head.root));
-    let mut signature = key_id(signer.public_key().as_ref()).to_vec();
-    signature.extend_from_slice(signer.sign(text.as_bytes()).as_ref());
-    format!("{text}\n\u{2014} {ORIGIN} {}\n", BASE64.encode(signature))
+    sign_as(head, signer, id_of(signer))
+}
+
+/// [`sign`] for whoever signs often and knows the signer's [id](id_of).
+pub fn sign_as(head: Head, signer: &Ed25519KeyPair, id: KeyId) -> String {
+    let mut note = format!("{ORIGIN}\n{}\n{}\n", head.size, BASE64.encode(head.root));
+    let mut signature = id.to_vec();
+    signature.extend_from_slice(signer.sign(note.as_bytes()).as_ref());
+    note.push_str("\n\u{2014} ");
+    note.push_str(ORIGIN);
+    note.push(' ');
+    BASE64.encode_string(signature, &mut note);
+    note.push('\n');
+    note
+}
+
+/// The id of a signer's key.
+pub fn id_of(signer: &Ed25519KeyPair) -> KeyId {
+    key_id(signer.public_key().as_ref())
 }
 
 /// The verifier key of a signer, as signed notes write it: `name+id+key`.
@@ -36,8 +55,7 @@ pub fn verifier(signer: &Ed25519KeyPair) -> String {
     let public = signer.public_key().as_ref();
     let mut key = vec![ED25519_NOTE];
     key.extend_from_slice(public);
-    let id: String = key_id(public).iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("{ORIGIN}+{id}+{}", BASE64.encode(key))
+    format!("{ORIGIN}+{}+{}", hex(&key_id(public)), BASE64.encode(key))
 }
 
 /// Reads a checkpoint and checks its signature against a verifier key. The error says what is wrong.
@@ -74,7 +92,7 @@ pub fn open(note: &str, verifier: &str) -> Result<Head, String> {
 }
 
 /// The first four bytes of SHA-256(name ‖ newline ‖ algorithm ‖ key).
-fn key_id(public: &[u8]) -> [u8; 4] {
+fn key_id(public: &[u8]) -> KeyId {
     let mut text = format!("{ORIGIN}\n").into_bytes();
     text.push(ED25519_NOTE);
     text.extend_from_slice(public);
@@ -93,7 +111,20 @@ mod tests {
             let signer = Ed25519KeyPair::from_seed_unchecked(&[seed; 32]).expect("seed");
             let head = Head { size: 1, root: [seed; 32] };
             assert_eq!(open(&sign(head, &signer), &verifier(&signer)), Ok(head));
+            assert_eq!(sign_as(head, &signer, id_of(&signer)), sign(head, &signer));
         }
+    }
+
+    #[test]
+    fn a_note_is_written_as_others_read_it() {
+        let signer = Ed25519KeyPair::from_seed_unchecked(&[7; 32]).expect("seed");
+        let note = sign(Head { size: 12, root: [5; 32] }, &signer);
+        let lines: Vec<&str> = note.split('\n').collect();
+        let root = BASE64.encode([5; 32]);
+        assert_eq!(lines[..4], ["gridhub/access-log", "12", root.as_str(), ""]);
+        let signature = lines[4].strip_prefix("\u{2014} gridhub/access-log ").expect("a signature");
+        assert_eq!(BASE64.decode(signature).expect("base64").len(), 4 + 64);
+        assert_eq!(lines[5..], [""]);
     }
 
     #[test]

@@ -68,8 +68,13 @@ impl Keeper {
 
 fn keep(metadata: &Metadata, waiting: &mpsc::Receiver<Waiting>) {
     while let Ok(first) = waiting.recv() {
+        // Where all cores are busy, whoever is about to wait here too goes first.
+        std::thread::yield_now();
         let group: Vec<Waiting> = std::iter::once(first).chain(waiting.try_iter().take(GROUP - 1)).collect();
-        let kept = metadata.keep_questions(group.iter().map(|one| (one.query_id.as_str(), one.sealed.as_slice())));
+        let kept = {
+            let texts: Vec<_> = group.iter().map(|one| (one.query_id.as_str(), one.sealed.as_slice())).collect();
+            metadata.keep_questions(&texts)
+        };
         for one in group {
             // Whoever asked may have gone.
             let _ = one.reply.send(kept.clone());

@@ -1,10 +1,14 @@
 //! The log's files: `entries` (each entry behind its length, two bytes, big-endian), `checkpoint` and
-//! `verifier`. One thread writes, and flushes as many entries as wait in one go.
+//! `verifier`. One thread writes, and flushes as many entries as wait in one go; their new head lies beside them by
+//! then, is flushed at the same time by another, and takes the old one's place once both are on disk.
+
+mod flusher;
+mod index;
 
 use std::{
     fs::{self, File, OpenOptions},
     io::{BufReader, Read, Seek, SeekFrom, Write},
-    os::unix::fs::{DirBuilderExt, FileExt},
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
 };
@@ -21,6 +25,8 @@ use crate::{
     error::{Error, Result},
     keys::Keys,
 };
+use flusher::Flusher;
+use index::Index;
 
 /// How far the clock may step back before the log refuses entries: clocks are disciplined in small
 /// steps, and a larger one would let somebody order the log anew.
@@ -50,8 +56,7 @@ struct Shared {
 }
 
 struct State {
-    offsets: Vec<u64>,
-    leaves: Vec<Hash>,
+    index: Index,
     checkpoint: String,
     /// Whether the last attempt to write succeeded.
     writable: bool,
@@ -60,8 +65,10 @@ struct State {
 struct Writer {
     folder: PathBuf,
     keys: Arc<Keys>,
+    signer_id: checkpoint::KeyId,
     clock: Clock,
     file: File,
+    heads: Flusher,
     shared: Arc<Shared>,
     tree: Tree,
     length: u64,
@@ -117,18 +124,22 @@ impl Log {
             flushed.map_err(|e| fault(format!("cannot flush the log's folder: {e}")))?;
         }
 
-        let mut tree = Tree::default();
-        let leaves: Vec<Hash> = read.entries.iter().map(|entry| leaf(entry)).collect();
-        leaves.iter().for_each(|leaf| tree.push(*leaf));
+        let (mut tree, mut index) = (Tree::default(), Index::default());
+        for (entry, offset) in read.entries.iter().zip(&read.offsets) {
+            tree.push(leaf(entry));
+            index.push(*offset);
+        }
         let last = read.entries.last().and_then(|entry| serde_json::from_slice::<Entry>(entry).ok());
         let reader = File::open(&path).map_err(|e| fault(format!("cannot read the log: {e}")))?;
-        let state = State { offsets: read.offsets, leaves, checkpoint: note, writable: true };
+        let state = State { index, checkpoint: note, writable: true };
         let shared = Arc::new(Shared { file: reader, state: Mutex::new(state) });
         let writer = Writer {
             folder: folder.to_owned(),
+            signer_id: checkpoint::id_of(keys.signer()),
             keys,
             clock,
             file,
+            heads: Flusher::start().map_err(|e| fault(format!("cannot start the log's thread: {e}")))?,
             shared: Arc::clone(&shared),
             tree,
             length: read.length,
@@ -165,10 +176,12 @@ impl Log {
     }
 
     /// The leaf hashes `from..to`, for whoever recomputes the tree.
-    pub fn leaves(&self, from: u64, to: u64) -> Vec<Hash> {
-        let state = self.shared.state();
-        let clamp = |at: u64| usize::try_from(at).unwrap_or(usize::MAX).min(state.leaves.len());
-        state.leaves.get(clamp(from)..clamp(to)).unwrap_or_default().to_vec()
+    ///
+    /// # Errors
+    /// [`Error::Internal`] where the disk fails.
+    pub fn leaves(&self, from: u64, to: u64) -> Result<Vec<Hash>> {
+        let entries = self.shared.read(from, to.saturating_sub(from))?;
+        Ok(entries.iter().map(|entry| leaf(entry)).collect())
     }
 
     /// At most `count` entries from index `from` on, as they stand on disk.
@@ -176,18 +189,9 @@ impl Log {
     /// # Errors
     /// [`Error::Internal`] where the disk fails.
     pub fn entries(&self, from: u64, count: usize) -> Result<Vec<Entry>> {
-        let offsets: Vec<u64> = {
-            let state = self.shared.state();
-            let from = usize::try_from(from).unwrap_or(usize::MAX);
-            state.offsets.iter().skip(from).take(count).copied().collect()
-        };
-        let mut entries = Vec::with_capacity(offsets.len());
+        let mut entries = Vec::new();
         // In this order, or a `from` at the end of all numbers would be counted on from.
-        for (offset, index) in offsets.into_iter().zip(from..) {
-            let mut length = [0; 2];
-            self.shared.file.read_exact_at(&mut length, offset).map_err(Error::internal)?;
-            let mut bytes = vec![0; usize::from(u16::from_be_bytes(length))];
-            self.shared.file.read_exact_at(&mut bytes, offset + 2).map_err(Error::internal)?;
+        for (bytes, index) in self.shared.read(from, count as u64)?.into_iter().zip(from..) {
             let mut entry: Entry = serde_json::from_slice(&bytes).map_err(Error::internal)?;
             entry.index = index;
             entries.push(entry);
@@ -200,11 +204,20 @@ impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// The bytes of at most `count` entries from `from` on.
+    fn read(&self, from: u64, count: u64) -> Result<Vec<Vec<u8>>> {
+        let found = self.state().index.find(from, count);
+        found.map_or_else(|| Ok(Vec::new()), |run| run.read(&self.file).map_err(Error::internal))
+    }
 }
 
 impl Writer {
     fn run(mut self, waiting: &mpsc::Receiver<Waiting>) {
         while let Ok(first) = waiting.recv() {
+            // Where all cores are busy, whoever is about to append goes first: signing and flushing take as long for
+            // many as for one. Elsewhere this takes no time.
+            std::thread::yield_now();
             let group: Vec<Waiting> = std::iter::once(first).chain(waiting.try_iter().take(GROUP - 1)).collect();
             self.flush(group);
         }
@@ -232,14 +245,17 @@ impl Writer {
         for (_, leaf, _) in &placed {
             tree.push(*leaf);
         }
-        let note = checkpoint::sign(Head { size: tree.size(), root: tree.root() }, self.keys.signer());
+        let head = Head { size: tree.size(), root: tree.root() };
+        let note = checkpoint::sign_as(head, self.keys.signer(), self.signer_id);
         // INVARIANT: no index is handed out before the bytes of its entry are on disk, and the head that signs them
-        // is written: what no head covers, one damaged byte could take along.
+        // is written: what no head covers, one damaged byte could take along. And no head takes its place before
+        // the entries it covers are on disk: they would be missed.
         let written = self
             .mend()
             .and_then(|()| self.file.write_all(&bytes))
-            .and_then(|()| self.file.sync_data())
-            .and_then(|()| write_whole(&self.folder, "checkpoint", &note));
+            .and_then(|()| write_draft(&self.folder, "checkpoint", &note))
+            .and_then(|draft| self.heads.flush_beside(draft, || self.file.sync_data()))
+            .and_then(|()| put_in_place(&self.folder, "checkpoint"));
         if let Err(error) = written {
             tracing::error!(%error, "the access log cannot be written");
             self.shared.state().writable = false;
@@ -256,10 +272,7 @@ impl Writer {
         self.tree = tree;
         {
             let mut state = self.shared.state();
-            for (offset, leaf, _) in &placed {
-                state.offsets.push(*offset);
-                state.leaves.push(*leaf);
-            }
+            placed.iter().for_each(|(offset, _, _)| state.index.push(*offset));
             state.checkpoint = note;
             state.writable = true;
         }
@@ -397,10 +410,115 @@ fn check_head(note: &str, verifier: &str, read: &Entries) -> std::result::Result
 }
 
 fn write_whole(folder: &Path, name: &str, text: &str) -> std::io::Result<()> {
-    let draft = folder.join(format!("{name}.new"));
-    let mut file = File::create(&draft)?;
-    file.write_all(text.as_bytes())?;
     // A rename may reach the disk before what it renames.
-    file.sync_data()?;
-    fs::rename(&draft, folder.join(name))
+    write_draft(folder, name, text)?.sync_data()?;
+    put_in_place(folder, name)
+}
+
+/// Writes what is to become the file of that name, beside it.
+fn write_draft(folder: &Path, name: &str, text: &str) -> std::io::Result<File> {
+    let mut file = File::create(draft(folder, name))?;
+    file.write_all(text.as_bytes())?;
+    Ok(file)
+}
+
+fn put_in_place(folder: &Path, name: &str) -> std::io::Result<()> {
+    fs::rename(draft(folder, name), folder.join(name))
+}
+
+fn draft(folder: &Path, name: &str) -> PathBuf {
+    folder.join(format!("{name}.new"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Place {
+        folder: tempfile::TempDir,
+        keys: Arc<Keys>,
+    }
+
+    impl Place {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            fs::create_dir(folder.path().join("data")).unwrap();
+            let keys = Keys::open(&folder.path().join("keys"), &folder.path().join("data"), false).unwrap();
+            Self { folder, keys: Arc::new(keys) }
+        }
+
+        fn log(&self) -> PathBuf {
+            self.folder.path().join("data").join("log")
+        }
+
+        /// Opens the log, appends that many entries, and lets go of it.
+        async fn append(&self, count: usize) {
+            let log = Log::open(&self.log(), Arc::clone(&self.keys), Arc::new(Utc::now), false).unwrap();
+            let appended = (0..count).map(|_| log.append(Event::TokenRevoke { token_id: "t".into() }));
+            for index in futures::future::join_all(appended).await {
+                index.unwrap();
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_crash_between_entries_and_head_loses_nothing_that_was_acknowledged() {
+        let place = Place::new();
+        place.append(3).await;
+        let folder = place.log();
+        let signed = |size| {
+            let verified = verify(&folder, None).unwrap();
+            assert_eq!((verified.signed, verified.unsigned), (size, 0));
+        };
+        signed(3);
+        // A head is on disk and the entry it covers is not: it never took the place of the one before, whole or in part.
+        let head = checkpoint::sign(Head { size: 4, root: [7; 32] }, place.keys.signer());
+        for draft in [head.as_str(), &head[..20], ""] {
+            fs::write(folder.join("checkpoint.new"), draft).unwrap();
+            signed(3);
+        }
+        place.append(1).await;
+        signed(4);
+        assert!(!folder.join("checkpoint.new").exists());
+        // The entry is on disk and its head is not, or did not take its place yet.
+        let before = fs::read(folder.join("checkpoint")).unwrap();
+        place.append(1).await;
+        signed(5);
+        fs::rename(folder.join("checkpoint"), folder.join("checkpoint.new")).unwrap();
+        fs::write(folder.join("checkpoint"), before).unwrap();
+        let verified = verify(&folder, None).unwrap();
+        assert_eq!((verified.signed, verified.unsigned), (4, 1));
+        place.append(1).await;
+        signed(6);
+    }
+
+    #[tokio::test]
+    async fn where_the_head_cannot_be_written_no_entry_stays() {
+        let place = Place::new();
+        place.append(2).await;
+        let folder = place.log();
+        let log = Log::open(&folder, Arc::clone(&place.keys), Arc::new(Utc::now), true).unwrap();
+        let append = || log.append(Event::TokenRevoke { token_id: "t".into() });
+        let entries = || fs::read(folder.join("entries")).unwrap();
+        let before = entries();
+        // Its draft cannot be written.
+        fs::create_dir(folder.join("checkpoint.new")).unwrap();
+        assert!(append().await.is_err());
+        assert!(!log.is_writable());
+        assert_eq!(entries(), before);
+        fs::remove_dir(folder.join("checkpoint.new")).unwrap();
+        // It cannot take its place.
+        fs::rename(folder.join("checkpoint"), folder.join("aside")).unwrap();
+        fs::create_dir(folder.join("checkpoint")).unwrap();
+        assert!(append().await.is_err());
+        assert_eq!(entries(), before);
+        fs::remove_dir(folder.join("checkpoint")).unwrap();
+        fs::rename(folder.join("aside"), folder.join("checkpoint")).unwrap();
+        // A head on disk that never took its place, and the log goes on where it was.
+        assert!(folder.join("checkpoint.new").is_file());
+        assert_eq!(append().await.unwrap(), 2);
+        assert!(log.is_writable());
+        let verified = verify(&folder, None).unwrap();
+        assert_eq!((verified.signed, verified.unsigned), (3, 0));
+    }
 }

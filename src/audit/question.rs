@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     error::{Error, Result},
+    hex::hex,
     keys::{Keys, sealed},
 };
 
@@ -48,7 +49,7 @@ impl Kept {
             digest.update(&(part.len() as u64).to_le_bytes());
             digest.update(part.as_bytes());
         }
-        digest.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+        hex(digest.finish().as_ref())
     }
 
     /// Encrypts it, bound to its query id.
@@ -57,7 +58,7 @@ impl Kept {
     /// Only a fault of the hub.
     pub fn seal(&self, query_id: &str, keys: &Keys) -> Result<Vec<u8>> {
         let text = serde_json::to_vec(self).map_err(Error::internal)?;
-        sealed::seal(&keys.derive(SEALING), query_id.as_bytes(), text)
+        sealed::seal(&keys.standing(SEALING), query_id.as_bytes(), text)
     }
 
     /// Decrypts it, for who holds the keys.
@@ -65,7 +66,7 @@ impl Kept {
     /// # Errors
     /// Where the keys are others or the bytes were changed.
     pub fn open(sealed: &[u8], query_id: &str, keys: &Keys) -> Result<Self> {
-        let text = sealed::open(&keys.derive(SEALING), query_id.as_bytes(), sealed)?;
+        let text = sealed::open(&keys.standing(SEALING), query_id.as_bytes(), sealed)?;
         serde_json::from_slice(&text).map_err(Error::internal)
     }
 }

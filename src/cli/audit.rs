@@ -171,10 +171,12 @@ async fn show(id: &str, keys: Option<PathBuf>, source: &Source) -> Result<()> {
                 print(b"asked: to read the text, name the keys with --keys\n")?;
                 continue;
             };
-            if let Some(sealed) = Metadata::open(data)?.question(query_id)? {
-                let kept = Kept::open(&sealed, query_id, &keys)?;
-                print(format!("asked: {}\n", kept.sql).as_bytes())?;
-            }
+            let Some(sealed) = Metadata::open(data)?.question(query_id)? else {
+                print(b"asked: no text is kept; a hub that crashed before it looked at the question may leave none\n")?;
+                continue;
+            };
+            let kept = Kept::open(&sealed, query_id, &keys)?;
+            print(format!("asked: {}\n", kept.sql).as_bytes())?;
         }
     }
     match found {

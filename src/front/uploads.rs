@@ -614,12 +614,12 @@ fn sha_256(text: &str) -> Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hex::hex;
 
     #[test]
     fn digests_are_read_in_either_form() {
         let bytes: Vec<u8> = (0..32).map(|byte| byte * 7).collect();
-        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!(sha_256(&hex).unwrap(), bytes);
+        assert_eq!(sha_256(&hex(&bytes)).unwrap(), bytes);
         assert_eq!(sha_256(&BASE64.encode(&bytes)).unwrap(), bytes);
         for wrong in ["", "00", "AAAA", &"g".repeat(64), &"é".repeat(32), &BASE64.encode([0; 33])] {
             assert_eq!(sha_256(wrong).unwrap_err().slug(), "bad-request", "{wrong}");

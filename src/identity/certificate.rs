@@ -11,7 +11,10 @@ use x509_parser::{
     prelude::{ASN1Time, FromDer},
 };
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    hex::hex,
+};
 
 /// What tells a certificate from all others, as lists of those that were taken back name it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,7 +76,7 @@ pub fn expires(certificate: &CertificateDer<'_>) -> Result<DateTime<Utc>> {
 
 /// SHA-256 of a certificate in hex, as other tools show it. Tells which one was shown, and nothing that is in it.
 pub fn fingerprint(certificate: &CertificateDer<'_>) -> String {
-    digest(&SHA256, certificate).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(digest(&SHA256, certificate).as_ref())
 }
 
 fn read<'a>(certificate: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>> {

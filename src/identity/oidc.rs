@@ -23,7 +23,10 @@ use serde_json::{Map, Value};
 use tokio::{task::JoinHandle, time::timeout};
 use url::{Host, Url};
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    hex::hex,
+};
 
 /// How far the clocks of hub and issuer may be apart.
 const LEEWAY: TimeDelta = TimeDelta::seconds(60);
@@ -338,9 +341,8 @@ impl Trusted {
         }
         let subject = text(&self.settings.subject_claim).filter(|subject| !subject.is_empty());
         let subject = subject.ok_or("it does not say who it is")?.to_owned();
-        let sum = digest(&SHA256, token.as_bytes());
-        let id: String = sum.as_ref().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-        Ok(Verified { issuer: self.settings.issuer.clone(), subject, expires, id: format!("oidc-{id}") })
+        let id = format!("oidc-{}", hex(&digest(&SHA256, token.as_bytes()).as_ref()[..16]));
+        Ok(Verified { issuer: self.settings.issuer.clone(), subject, expires, id })
     }
 }
 

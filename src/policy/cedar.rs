@@ -24,6 +24,7 @@ use super::{
 use crate::{
     dataset::{Dataset, DatasetName, Datasets, Field, division, is_sql_name, scope::Scope},
     error::{Error, Result},
+    hex::hex,
 };
 
 /// What policies decide on.
@@ -432,7 +433,7 @@ fn version_of(files: &[(String, String)]) -> String {
             digest.update(part.as_bytes());
         }
     }
-    digest.finish().as_ref()[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&digest.finish().as_ref()[..8])
 }
 
 type Policies = (PolicySet, HashMap<PolicyId, (String, usize)>);

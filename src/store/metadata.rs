@@ -222,13 +222,15 @@ impl Metadata {
         Ok(true)
     }
 
-    /// The token with that hash, in force or not.
+    /// The token with that hash, in force or not, and whether something waited to be logged when it was read: both are
+    /// of one moment.
     ///
     /// # Errors
     /// A fault of the database.
-    pub fn token_by_hash(&self, hash: &[u8]) -> Result<Option<TokenRecord>> {
-        let sql = "SELECT id, caller, created, expires, revoked FROM tokens WHERE hash = ?1";
-        first(&self.reading(), sql, [hash], read_token)
+    pub fn token_by_hash(&self, hash: &[u8]) -> Result<Option<(TokenRecord, bool)>> {
+        let sql = "SELECT id, caller, created, expires, revoked, EXISTS (SELECT 1 FROM unlogged)
+                   FROM tokens WHERE hash = ?1";
+        first(&self.reading(), sql, [hash], |row| Ok((read_token(row)?, row.get(5)?)))
     }
 
     /// The token of that id, in force or not.
@@ -363,14 +365,15 @@ impl Metadata {
     ///
     /// # Errors
     /// A fault of the database.
-    pub fn keep_questions<'a>(&self, texts: impl Iterator<Item = (&'a str, &'a [u8])>) -> Result<()> {
+    pub fn keep_questions(&self, texts: &[(&str, &[u8])]) -> Result<()> {
         let mut connection = self.connection();
+        // A statement by itself is a change of its own.
+        if let [only] = texts {
+            return keep_question(&connection, only);
+        }
         let change = connection.transaction().map_err(fault)?;
-        {
-            let mut statement = change.prepare_cached("INSERT INTO questions VALUES (?1, ?2)").map_err(fault)?;
-            for (query_id, sealed) in texts {
-                statement.execute(params![query_id, sealed]).map_err(fault)?;
-            }
+        for text in texts {
+            keep_question(&change, text)?;
         }
         change.commit().map_err(fault)
     }
@@ -509,7 +512,10 @@ impl Metadata {
     /// # Errors
     /// A fault of the database.
     pub fn token_epoch(&self, agency: &str, purpose: &str) -> Result<u64> {
-        let sql = "SELECT coalesce(sum(begun), 0) FROM token_epochs WHERE agency IN ('', ?1) AND purpose IN ('', ?2)";
+        // Asked with every question. There are few of them, so all are looked at: to find them by their key, the database
+        // would make a table of its own for each list of names.
+        let sql = "SELECT coalesce(sum(begun), 0) FROM token_epochs
+                   WHERE +agency IN ('', ?1) AND +purpose IN ('', ?2)";
         let begun: i64 = first(&self.reading(), sql, [agency, purpose], |row| row.get(0))?.unwrap_or(0);
         Ok(begun.unsigned_abs() + 1)
     }
@@ -652,6 +658,12 @@ fn first<T>(
 ) -> Result<Option<T>> {
     let mut statement = connection.prepare_cached(sql).map_err(fault)?;
     statement.query_row(params, read).optional().map_err(fault)
+}
+
+fn keep_question(connection: &Connection, (query_id, sealed): &(&str, &[u8])) -> Result<()> {
+    let mut statement = connection.prepare_cached("INSERT INTO questions VALUES (?1, ?2)").map_err(fault)?;
+    statement.execute(params![query_id, sealed]).map_err(fault)?;
+    Ok(())
 }
 
 fn keep_publication(connection: &Connection, dataset: &str, counted: &Counted) -> Result<()> {

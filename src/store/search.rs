@@ -15,7 +15,7 @@ use arrow::array::{AsArray, RecordBatch};
 use parquet::arrow::{ProjectionMask, arrow_reader::ParquetRecordBatchReaderBuilder};
 use zeroize::Zeroizing;
 
-use crate::dataset::layout::WIDTH;
+use crate::{dataset::layout::WIDTH, hex::hex};
 
 /// Bytes read at once.
 const PIECE: usize = if cfg!(test) { 1 << 12 } else { 1 << 20 };
@@ -76,7 +76,7 @@ impl Search {
         }
         for pseudonym in search.pseudonyms.clone() {
             search.add(pseudonym.to_vec());
-            search.add(pseudonym.iter().flat_map(|byte| format!("{byte:02x}").into_bytes()).collect());
+            search.add(hex(&pseudonym).into_bytes());
         }
         search
     }
@@ -285,7 +285,7 @@ mod tests {
     #[test]
     fn what_is_there_is_found_in_every_form() {
         let wide: Vec<u8> = ID.encode_utf16().flat_map(u16::to_le_bytes).collect();
-        let hex: String = b"sixteen bytes !!".iter().map(|byte| format!("{byte:02x}")).collect();
+        let hex = hex(b"sixteen bytes !!");
         for needle in
             [ID.as_bytes(), &wide, hex.as_bytes(), b"sixteen bytes !!", PHONE_NUMBER.as_bytes(), b"x14100000000,"]
         {
