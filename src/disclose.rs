@@ -50,7 +50,7 @@ use utoipa::ToSchema;
 use crate::{
     dataset::{Dataset, DatasetName, layout::type_word},
     error::{Error, Result},
-    policy::Exposure,
+    policy::{Exposure, View},
     query::{Engine, Planned, defences::Defences},
     release::{
         ledger::Ledger,
@@ -77,9 +77,23 @@ impl Gate {
         Self { noise, ledger, settings, defences }
     }
 
+    /// Sees to it that the numbers of subjects are known of all datasets that a question is charged to.
+    pub(crate) async fn count_charged(
+        &self,
+        engine: &Engine,
+        tables: &Snapshot,
+        view: &View,
+        guarded: &Guarded,
+    ) -> Result<()> {
+        for seen in guarded.charged().filter_map(|name| view.dataset(name)) {
+            self.count_subjects(engine, tables, &seen.dataset).await?;
+        }
+        Ok(())
+    }
+
     /// Sees to it that the number of a dataset's subjects is known, on which it depends how much may be
     /// released: counted when the first number is released of it, and again when it has grown.
-    pub(crate) async fn count_subjects(&self, engine: &Engine, tables: &Snapshot, dataset: &Dataset) -> Result<()> {
+    async fn count_subjects(&self, engine: &Engine, tables: &Snapshot, dataset: &Dataset) -> Result<()> {
         let name = dataset.name.to_string();
         let version = tables.published_version(&dataset.name).unwrap_or(0);
         let known = self.ledger.population(&name)?;

@@ -12,7 +12,7 @@ mod residual;
 use std::{
     collections::{BTreeMap, HashMap},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
 use cedar_policy::Decision;
@@ -121,6 +121,8 @@ pub struct View {
     purpose: String,
     policy: String,
     datasets: BTreeMap<DatasetName, DatasetView>,
+    /// A name for what it shows, once it was made.
+    name: OnceLock<String>,
 }
 
 impl View {
@@ -142,6 +144,18 @@ impl View {
     /// The datasets that exist for this caller.
     pub fn datasets(&self) -> impl Iterator<Item = &DatasetView> {
         self.datasets.values()
+    }
+
+    /// The name for what it shows, which is made once: nothing of a view changes.
+    ///
+    /// # Errors
+    /// Those of making it.
+    pub(crate) fn named(&self, make: impl FnOnce() -> Result<String>) -> Result<String> {
+        if let Some(name) = self.name.get() {
+            return Ok(name.clone());
+        }
+        let name = make()?;
+        Ok(self.name.get_or_init(|| name).clone())
     }
 
     /// A dataset that exists for this caller.
@@ -476,6 +490,7 @@ impl Policy {
             purpose: purpose.to_owned(),
             policy: self.version().to_owned(),
             datasets,
+            name: OnceLock::new(),
         })
     }
 
@@ -607,3 +622,24 @@ const LADDER: [(Action, Exposure); 4] = [
     (Action::FieldToken, Exposure::Token),
     (Action::FieldAggregate, Exposure::Aggregate),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dataset::contract;
+
+    #[test]
+    fn a_view_is_named_once() {
+        let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let datasets = contract::load_folder(&repository.join("schemas")).unwrap();
+        let policy = Policy::load(&repository.join("policies"), &datasets, Arc::new(Utc::now)).unwrap();
+        let caller = policy.caller("health-analyst").unwrap();
+        let view = policy.view(&caller, "epidemiology").unwrap();
+        assert!(view.named(|| Err(Error::Busy)).is_err());
+        for name in ["one", "two"] {
+            assert_eq!(view.named(|| Ok(name.to_owned())).unwrap(), "one");
+        }
+        let other = policy.view(&caller, "supply-planning").unwrap();
+        assert_eq!(other.named(|| Ok("two".to_owned())).unwrap(), "two");
+    }
+}

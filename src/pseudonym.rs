@@ -102,8 +102,9 @@ impl Pseudonyms {
     /// Where the epoch cannot be told: no tokens are better than those of an epoch that has ended.
     pub fn tokens(&self, agency: &str, purpose: &str) -> Result<TokenKey> {
         let epoch = (self.epochs)(agency, purpose)?;
-        let key = self.keys.derive(&format!("gridhub/v1/rcp/{agency}/{purpose}/{epoch}"));
-        Ok(TokenKey(Aes256::new(key.uncover().into())))
+        let name = format!("gridhub/v1/rcp/{agency}/{purpose}/{epoch}");
+        let key = self.keys.of_epoch(&format!("gridhub/v1/rcp/{agency}/{purpose}"), epoch);
+        Ok(TokenKey { cipher: Aes256::new(key.uncover().into()), name: name.into() })
     }
 
     /// The key under which protected aggregates number the subjects of a domain. One for all recipients and
@@ -294,9 +295,18 @@ impl Drop for Known {
 
 /// The key of one recipient: turns pseudonyms into its tokens and back.
 #[derive(Clone)]
-pub struct TokenKey(Aes256);
+pub struct TokenKey {
+    cipher: Aes256,
+    /// Of which it is derived.
+    name: Arc<str>,
+}
 
 impl TokenKey {
+    /// Whether it gives the tokens that another gives.
+    pub fn is_that(&self, other: &Self) -> bool {
+        self.name == other.name
+    }
+
     /// The token of a pseudonym, as 32 lower-case hexadecimal digits.
     pub fn token(&self, pseudonym: &[u8; WIDTH]) -> String {
         String::from_utf8(self.tokens(&[*pseudonym])).unwrap_or_default()
@@ -306,10 +316,10 @@ impl TokenKey {
     pub fn tokens(&self, pseudonyms: &[[u8; WIDTH]]) -> Vec<u8> {
         const HEX: &[u8; 16] = b"0123456789abcdef";
         let mut blocks: Vec<_> = pseudonyms.iter().map(|pseudonym| (*pseudonym).into()).collect();
-        self.0.encrypt_blocks(&mut blocks);
-        let mut text = Vec::with_capacity(2 * WIDTH * blocks.len());
-        for block in &blocks {
-            text.extend(block.iter().flat_map(|byte| [HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]));
+        self.cipher.encrypt_blocks(&mut blocks);
+        let mut text = vec![0; 2 * WIDTH * blocks.len()];
+        for (digits, byte) in text.chunks_exact_mut(2).zip(blocks.iter().flatten()) {
+            digits.copy_from_slice(&[HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
         }
         text
     }
@@ -325,7 +335,7 @@ impl TokenKey {
             *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
         }
         let mut block = bytes.into();
-        self.0.decrypt_block(&mut block);
+        self.cipher.decrypt_block(&mut block);
         Some(block.into())
     }
 }

@@ -11,6 +11,7 @@ pub mod functions;
 mod giving_way;
 mod growth;
 mod light;
+mod mask;
 mod memory;
 mod once;
 mod order;
@@ -24,12 +25,14 @@ mod released;
 pub mod scope;
 pub(crate) mod shares;
 mod statement;
+mod stretch;
 mod table;
+mod template;
 mod total;
 mod transform;
 
 pub use catalog::is_look_up;
-pub use memory::Asked;
+pub use memory::{Asked, Memory};
 pub use ready::Ready;
 pub use released::ReleasedNode;
 pub use table::{FOREIGN, GovernedTable, SUBJECT, Subjects, shown_fields};
@@ -87,9 +90,8 @@ use crate::{
 };
 use array::Arrays;
 use defences::{Defence, Defences};
-use memory::Memory;
 use places::Places;
-use ready::{REMEMBERED, columns_in, is_timeless, reads_memory_alone};
+use ready::{Known, Steps, is_timeless, memory_alone, tables_of};
 use total::Failures;
 
 /// What queries may cost.
@@ -165,7 +167,7 @@ pub struct Engine {
     defences: Defences,
     places: Arc<Places>,
     /// How questions were answered, for when they are asked again.
-    memory: Memory<Ready>,
+    memory: Memory<Known>,
     /// Threads of the engine's own, so that a long computation keeps no door waiting, with room for the
     /// recursion of planning.
     workers: Option<Runtime>,
@@ -415,14 +417,13 @@ impl Engine {
     /// # Errors
     /// As [`Engine::run`].
     pub async fn run_and_remember(&self, guarded: Guarded, view: &Arc<View>, asked: Option<Asked>) -> Result<Answer> {
-        let Some(asked) = asked.filter(|_| guarded.is_timeless() && !guarded.is_protected()) else {
-            return self.run(guarded).await;
-        };
+        let Some(asked) = asked.filter(|_| guarded.is_timeless()) else { return self.run(guarded).await };
         let ready = self.ready(guarded)?;
-        if ready.small && columns_in(&ready.plan).map_err(Error::internal)? <= REMEMBERED {
-            self.memory.remember(view, asked, Arc::new(ready.unbound().map_err(Error::internal)?));
-        }
-        self.execute(ready).await
+        let known = ready.known().await.map_err(Error::internal)?;
+        let Some((known, tables)) = known else { return self.execute(ready).await };
+        let planned = known.over(&tables).map_err(Error::internal)?;
+        self.memory.remember(view, asked, Arc::new(known));
+        self.execute(planned.unwrap_or(ready)).await
     }
 
     /// What is remembered of a question under that view, over the tables as they stand now.
@@ -431,16 +432,19 @@ impl Engine {
     /// Only a fault of the hub.
     pub async fn recall(&self, view: &Arc<View>, tables: &Snapshot, asked: &Asked) -> Result<Option<Ready>> {
         let Some(known) = self.memory.recall(view, asked) else { return Ok(None) };
-        let shown = self.shown(view, tables)?;
-        let bound = known.bound_to(&shown).await?;
-        // A table that has outgrown memory is read in another way.
-        Ok(bound.filter(|ready| ready.small))
+        known.bound_to(&self.shown(view, tables)?).await
+    }
+
+    /// Forgets all questions.
+    #[cfg(feature = "weakened")]
+    pub fn forget(&self) {
+        self.memory.forget();
     }
 
     fn ready(&self, guarded: Guarded) -> Result<Ready> {
         let (optimized, reads) = self.prepare(&guarded)?;
         let failures = Failures::of(&optimized).map_err(Error::internal)?;
-        let small = reads_memory_alone(&optimized).map_err(Error::internal)?;
+        let small = memory_alone(&optimized).map_err(Error::internal)?.is_some();
         let order::Settled { plan, one_stream } = order::settle(optimized, self.defences).map_err(Error::internal)?;
         let mut session = guarded.state().clone();
         if small {
@@ -448,27 +452,32 @@ impl Engine {
         } else if one_stream {
             session.config_mut().options_mut().execution.target_partitions = 1;
         }
-        Ok(Ready { guarded, plan, reads, failures, session: Arc::new(session), small })
+        Ok(Ready { guarded, steps: Steps::Settled(plan), reads, failures, session: Arc::new(session) })
     }
 
-    /// Plans what is ready in the engine's terms, and runs it.
+    /// Plans what is ready in the engine's terms, where that is still to be done, and runs it.
     ///
     /// # Errors
     /// As [`Engine::run`].
     pub async fn execute(&self, ready: Ready) -> Result<Answer> {
-        let Ready { guarded, plan, reads, failures, session, .. } = ready;
+        let Ready { guarded, steps, reads, failures, session } = ready;
         let failed = |error| match self.defences.stand(Defence::ErrorWords) {
             true => plan_errors::running(&error, &failures),
             false => Error::DataError(error.to_string()),
         };
-        let planned = session.query_planner().create_physical_plan(&plan, session.as_ref()).await;
-        let physical = planned.map_err(|error| plan_errors::preparing(&error, &failures))?;
+        let (physical, context) = match steps {
+            Steps::Planned(plan, context) => (plan, context),
+            Steps::Settled(plan) => {
+                let planned = session.query_planner().create_physical_plan(&plan, session.as_ref()).await;
+                (planned.map_err(|error| plan_errors::preparing(&error, &failures))?, session.task_ctx())
+            }
+        };
         // INVARIANT: every governed scan still stands under its barrier when the plan is run.
         if self.defences.stand(Defence::Verification) {
             barrier::verify(&physical)?;
         }
         let schema = physical.schema();
-        let mut stream = execute_stream(physical, session.task_ctx()).map_err(failed)?;
+        let mut stream = execute_stream(physical, context).map_err(failed)?;
         let mut batches = Vec::new();
         let (mut rows, mut bytes) = (0, 0);
         while let Some(batch) = stream.next().await {
@@ -590,6 +599,11 @@ impl Engine {
     }
 }
 
+/// Whether a guarded plan names a dataset, whatever is left to read once it is optimized.
+pub(crate) fn names_datasets(guarded: &Guarded) -> Result<bool> {
+    Ok(!tables_of(guarded.plan()).map_err(Error::internal)?.is_empty())
+}
+
 fn columns_of(plan: &LogicalPlan) -> SchemaRef {
     let fields: Vec<FieldRef> = plan.schema().fields().iter().cloned().collect();
     Arc::new(Schema::new(fields))
@@ -685,7 +699,7 @@ fn config(view: &View) -> SessionConfig {
     config
 }
 
-/// The fields that the scans of an optimized plan still need.
+/// The fields that the scans of an optimized plan still look at.
 fn reads_of(plan: &LogicalPlan) -> datafusion::error::Result<Reads> {
     let mut reads = Reads::new();
     plan.apply_with_subqueries(|node| {
@@ -693,8 +707,11 @@ fn reads_of(plan: &LogicalPlan) -> datafusion::error::Result<Reads> {
             && let Some(table) = GovernedTable::behind(&scan.source)
         {
             let view = table.view();
-            let needed = scan.projected_schema.fields();
-            for (name, exposure) in view.fields.iter().filter(|(name, _)| needed.iter().any(|f| f.name() == name)) {
+            // What only filters look at, which the scan applies itself, is read like what it hands on.
+            let filtered = scan.filters.iter().flat_map(Expr::column_refs).map(|column| column.name.as_str());
+            let needed: HashSet<&str> =
+                scan.projected_schema.fields().iter().map(|field| field.name().as_str()).chain(filtered).collect();
+            for (name, exposure) in view.fields.iter().filter(|(name, _)| needed.contains(name.as_str())) {
                 reads.insert(format!("{}.{name}", view.dataset.name), exposure.word().to_owned());
             }
             // Counting rows reads no field, and is still a use of the dataset.

@@ -18,6 +18,7 @@ pub mod metadata;
 mod newest;
 pub mod publication;
 pub mod search;
+pub mod stretch;
 pub mod tombstones;
 mod write;
 
@@ -57,7 +58,7 @@ use crate::{
     error::{Error, Result},
 };
 pub use files::{Origin, file_layout, table_schema};
-use materialised::{Materialised, Room};
+use materialised::{Materialised, Room, Unread};
 use metadata::Metadata;
 use publication::{Publisher, Standing, Version, Versions};
 pub use write::{Change, Committed, GroupFiles, Piece, RUN, Run, Staged, Staging, Writer};
@@ -115,8 +116,8 @@ pub enum Stored {
     Files(Arc<dyn TableProvider>),
     /// Those that are current, in memory.
     Memory(Arc<Materialised>),
-    /// Nowhere yet, or no more; the columns are known.
-    Nothing(SchemaRef),
+    /// Nowhere yet, or no more; the columns are known, and how its rows lay.
+    Nothing(Unread),
 }
 
 impl Stored {
@@ -125,8 +126,17 @@ impl Stored {
         match self {
             Self::Files(files) => files.schema(),
             Self::Memory(rows) => rows.schema(),
-            Self::Nothing(schema) => Arc::clone(schema),
+            Self::Nothing(unread) => unread.schema(),
         }
+    }
+
+    /// The same without its rows.
+    pub fn unread(&self) -> Self {
+        Self::Nothing(match self {
+            Self::Files(files) => Unread::new(files.schema(), false),
+            Self::Memory(rows) => Unread::new(rows.schema(), rows.has_one_row_each()),
+            Self::Nothing(unread) => unread.clone(),
+        })
     }
 }
 

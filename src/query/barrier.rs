@@ -11,7 +11,8 @@ use datafusion::{
     execution::{SendableRecordBatchStream, TaskContext},
     physical_expr::EquivalenceProperties,
     physical_plan::{
-        DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PhysicalExpr, PlanProperties,
+        ChildrenPropertiesMode, DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PhysicalExpr,
+        PlanProperties, ReplaceChildrenOptions,
         execution_plan::CardinalityEffect,
         filter_pushdown::{FilterDescription, FilterPushdownPhase},
         statistics::{ChildStats, StatisticsArgs, StatisticsContext},
@@ -23,11 +24,13 @@ use crate::{disclose::recheck, error::Error};
 
 /// Passes rows on and nothing else. Every optimizer hook keeps its closed default; those whose default
 /// is open are closed here.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct BarrierExec {
     input: Arc<dyn ExecutionPlan>,
     properties: Arc<PlanProperties>,
     tells_statistics: bool,
+    /// Whether it stands between parts of one scan, above which the scan's own is still to stand.
+    within_scan: bool,
 }
 
 impl BarrierExec {
@@ -46,7 +49,12 @@ impl BarrierExec {
             below.emission_type,
             below.boundedness,
         ));
-        Self { input, properties, tells_statistics }
+        Self { input, properties, tells_statistics, within_scan: false }
+    }
+
+    /// A barrier between parts of one scan, in which the last look at a plan sees none.
+    pub(super) fn within_scan(input: Arc<dyn ExecutionPlan>) -> Self {
+        Self { within_scan: true, ..Self::new(input) }
     }
 }
 
@@ -78,9 +86,23 @@ impl ExecutionPlan for BarrierExec {
     ) -> Result<TreeNodeRecursion> {
         Ok(TreeNodeRecursion::Continue)
     }
-    fn with_new_children(self: Arc<Self>, mut children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
-        match (children.pop(), children.is_empty()) {
-            (Some(input), true) => Ok(Arc::new(Self::telling(input, self.tells_statistics))),
+    fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
+        self.replace_children(children, ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute))
+    }
+    /// What is known of it stays where that stays which is known of its input.
+    fn replace_children(
+        self: Arc<Self>,
+        children: Vec<Arc<dyn ExecutionPlan>>,
+        options: ReplaceChildrenOptions,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        match (options.children_properties, children.as_slice()) {
+            (ChildrenPropertiesMode::Keep, [input]) => {
+                Ok(Arc::new(Self { input: Arc::clone(input), ..Self::clone(&self) }))
+            }
+            (ChildrenPropertiesMode::Recompute, [input]) => {
+                let made_anew = Self::telling(Arc::clone(input), self.tells_statistics);
+                Ok(Arc::new(Self { within_scan: self.within_scan, ..made_anew }))
+            }
             _ => internal_err!("a barrier has one input"),
         }
     }
@@ -212,7 +234,8 @@ fn stands(plan: &Arc<dyn ExecutionPlan>, place: Place) -> crate::error::Result<(
     if place == Place::Outside && recheck::shows_subjects(&plan.schema()) {
         return Err(Error::internal("the numbers of subjects are shown outside a release"));
     }
-    if plan.downcast_ref::<BarrierExec>().is_some() || plan.downcast_ref::<WholeExec>().is_some() {
+    let is_barrier = plan.downcast_ref::<BarrierExec>().is_some_and(|barrier| !barrier.within_scan);
+    if is_barrier || plan.downcast_ref::<WholeExec>().is_some() {
         return Ok(());
     }
     let below = if plan.downcast_ref::<ReleasedExec>().is_some() { Place::BelowRelease } else { place };
@@ -228,4 +251,26 @@ fn stands(plan: &Arc<dyn ExecutionPlan>, place: Place) -> crate::error::Result<(
         };
     }
     children.into_iter().try_for_each(|child| stands(child, below))
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::datatypes::Schema;
+    use datafusion::physical_plan::streaming::StreamingTableExec;
+
+    use super::*;
+
+    #[test]
+    fn a_barrier_within_a_scan_is_not_the_barrier_of_the_scan() {
+        let rows = StreamingTableExec::try_new(Arc::new(Schema::empty()), Vec::new(), None, Vec::new(), false, None);
+        let rows: Arc<dyn ExecutionPlan> = Arc::new(rows.unwrap());
+        let within: Arc<dyn ExecutionPlan> = Arc::new(BarrierExec::within_scan(Arc::clone(&rows)));
+        for mode in [ChildrenPropertiesMode::Keep, ChildrenPropertiesMode::Recompute] {
+            let options = ReplaceChildrenOptions::new(mode);
+            let again = Arc::clone(&within).replace_children(vec![Arc::clone(&rows)], options).unwrap();
+            assert!(verify(&again).is_err());
+            let above: Arc<dyn ExecutionPlan> = Arc::new(BarrierExec::new(again));
+            assert!(verify(&above).is_ok());
+        }
+    }
 }

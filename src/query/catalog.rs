@@ -7,6 +7,7 @@
 mod contents;
 mod functions;
 mod known;
+mod named;
 mod origin;
 mod rewrite;
 mod rows;
@@ -80,6 +81,10 @@ const AT_ONCE: usize = 1_024;
 /// Whether a statement is about the catalogue alone: one query that names tables of `pg_catalog` and
 /// `information_schema` only, or none. What cannot be parsed is not.
 pub fn is_look_up(sql: &str) -> bool {
+    // Most are not, and need not be parsed twice for that.
+    if named::reads_another_table(sql) {
+        return false;
+    }
     // What is nested deeply is read, walked and dropped by recursion, for which threads of doors have no room.
     if statement::check_size_within(sql, SHALLOW, CALLS).is_ok() {
         return names_the_system_only(sql);

@@ -1,9 +1,9 @@
-//! What the engine remembers of questions that the same caller asks again and again, as dashboards do: how they are
-//! answered, and nothing of the answers.
+//! What is remembered of questions that the same caller asks again and again, as dashboards do: by the engine how they
+//! are answered, by the hub what they were described as, and nothing of the answers.
 //!
-//! A remembered plan holds no rows and no version of a table: it is bound anew to what stands when it is asked again.
-//! So it outlives commits, which nobody can feel by it, and keeps nothing that was erased. It is remembered for one
-//! view, and gone with it; nobody finds what others asked.
+//! What is remembered holds no rows and no version of a table; a plan is bound anew to what stands when it is asked
+//! again. So it outlives commits, which nobody can feel by it, and keeps nothing that was erased. It is remembered for
+//! one view, and of no use without it; nobody finds what others asked.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -18,7 +18,7 @@ use crate::policy::View;
 /// Questions remembered for each view.
 const EACH: usize = 64;
 
-/// Questions remembered of all views together: each takes some tens of kilobytes.
+/// Questions remembered of all views together: a plan takes some tens of kilobytes.
 const ALL: usize = 2_048;
 
 /// The longest statement that is remembered, and the most that its parameters take, in bytes.
@@ -49,7 +49,7 @@ impl Asked {
     }
 }
 
-/// What is remembered.
+/// What is remembered of questions, bounded in number.
 pub struct Memory<T>(Mutex<Remembered<T>>);
 
 struct Remembered<T> {
@@ -91,6 +91,12 @@ impl<T> Memory<T> {
             of_view.remember(asked, what);
         }
         memory.forget_beyond(ALL);
+    }
+
+    /// Forgets everything.
+    #[cfg(feature = "weakened")]
+    pub fn forget(&self) {
+        self.locked().views.clear();
     }
 
     fn locked(&self) -> MutexGuard<'_, Remembered<T>> {

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use arrow::datatypes::DataType;
 use datafusion::{
     common::{
-        Column, DFSchema, Result,
+        Column, DFSchema, Result, ScalarValue,
         tree_node::{Transformed, TreeNode, TreeNodeRecursion},
     },
     logical_expr::{
@@ -379,6 +379,10 @@ fn guard_value(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
         if total::is_total(&right, schema) {
             return Ok(Transformed::no(Expr::BinaryExpr(BinaryExpr { left, op, right })));
         }
+        // The shorter side is the one that is written out twice: the longer would double at every level.
+        if parts_of(&left)? > parts_of(&right)? {
+            return Ok(Transformed::yes(by_value_of_left(*left, op, *right, schema)));
+        }
         let both = Expr::BinaryExpr(BinaryExpr { left: left.clone(), op, right });
         let decided = match op {
             Operator::And => case(Expr::IsFalse(left), lit(false), both),
@@ -388,6 +392,79 @@ fn guard_value(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
     })
 }
 
+/// `left AND right` or `left OR right`, with `left` written out once.
+fn by_value_of_left(left: Expr, op: Operator, right: Expr, schema: &DFSchema) -> Expr {
+    let deciding = op == Operator::Or;
+    if matches!(left.nullable(schema), Ok(false)) {
+        return match op {
+            Operator::And => case(left, right, lit(false)),
+            _ => case(left, lit(true), right),
+        };
+    }
+    let unknown = BinaryExpr::new(Box::new(lit(ScalarValue::Boolean(None))), op, Box::new(right.clone()));
+    let values = vec![(Box::new(lit(deciding)), Box::new(lit(deciding))), (Box::new(lit(!deciding)), Box::new(right))];
+    Expr::Case(Case::new(Some(Box::new(left)), values, Some(Box::new(Expr::BinaryExpr(unknown)))))
+}
+
+fn parts_of(expr: &Expr) -> Result<usize> {
+    let mut parts = 0;
+    expr.apply(|_| {
+        parts += 1;
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    Ok(parts)
+}
+
 fn case(when: Expr, then: Expr, otherwise: Expr) -> Expr {
     Expr::Case(Case::new(None, vec![(Box::new(when), Box::new(then))], Some(Box::new(otherwise))))
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::{
+        array::{ArrayRef, BooleanArray, RecordBatch},
+        datatypes::{Field, Schema},
+    };
+    use datafusion::{execution::SessionStateBuilder, prelude::col};
+
+    use super::*;
+
+    #[test]
+    fn nested_conditions_do_not_double_at_every_level() {
+        let schema = Schema::new(vec![Field::new("n", DataType::Int64, true)]);
+        let schema = DFSchema::try_from(schema).unwrap();
+        let fallible = |n: i64| (lit(1_i64) / (col("n") - lit(n))).eq(lit(1_i64));
+        let left_deep = (0..12).map(fallible).reduce(Expr::and).unwrap();
+        let right_deep = (0..12).map(fallible).reduce(|inner, outer| outer.or(inner)).unwrap();
+        for expr in [left_deep, right_deep] {
+            let parts = parts_of(&expr).unwrap();
+            let guarded = guard_value(expr, &schema).unwrap().data;
+            assert!((parts + 1..4 * parts).contains(&parts_of(&guarded).unwrap()), "{guarded}");
+        }
+    }
+
+    #[test]
+    fn by_the_value_of_one_side_both_come_to_the_same() {
+        let values = [Some(true), Some(false), None];
+        let pairs: Vec<_> = values.iter().flat_map(|left| values.map(|right| (*left, right))).collect();
+        for (may_be_unknown, pairs) in
+            [(true, pairs.clone()), (false, pairs.into_iter().filter(|(left, _)| left.is_some()).collect())]
+        {
+            let left: ArrayRef = Arc::new(pairs.iter().map(|pair| pair.0).collect::<BooleanArray>());
+            let right: ArrayRef = Arc::new(pairs.iter().map(|pair| pair.1).collect::<BooleanArray>());
+            let columns = [("left", left, may_be_unknown), ("right", right, true)];
+            let rows = RecordBatch::try_from_iter_with_nullable(columns).unwrap();
+            let schema = DFSchema::try_from(rows.schema()).unwrap();
+            let state = SessionStateBuilder::new().build();
+            let of = |expr: Expr| {
+                let expr = state.create_physical_expr(expr, &schema).unwrap();
+                expr.evaluate(&rows).unwrap().into_array(rows.num_rows()).unwrap()
+            };
+            for op in [Operator::And, Operator::Or] {
+                let plain = BinaryExpr::new(Box::new(col("left")), op, Box::new(col("right")));
+                let by_value = by_value_of_left(col("left"), op, col("right"), &schema);
+                assert_eq!(&of(by_value), &of(Expr::BinaryExpr(plain)), "{op} {may_be_unknown}");
+            }
+        }
+    }
 }

@@ -12,8 +12,8 @@ use datafusion::{
     logical_expr::{Expr, LogicalPlan, SortExpr, UserDefinedLogicalNodeCore},
     physical_expr::{EquivalenceProperties, LexOrdering, OrderingRequirements},
     physical_plan::{
-        DisplayAs, DisplayFormatType, Distribution, ExecutionPlan, Partitioning, PhysicalExpr, PlanProperties,
-        stream::RecordBatchStreamAdapter,
+        ChildrenPropertiesMode, DisplayAs, DisplayFormatType, Distribution, ExecutionPlan, Partitioning, PhysicalExpr,
+        PlanProperties, ReplaceChildrenOptions, stream::RecordBatchStreamAdapter,
     },
 };
 use futures::{StreamExt, stream};
@@ -55,9 +55,9 @@ impl UserDefinedLogicalNodeCore for OrderedNode {
     }
 }
 
-/// Rows in one stream (or one for all that belong together), one order and batches of one size, since sums are added up batch by batch. The order
-/// is brought about below it by the engine's own planning, which can rely on it above.
-#[derive(Debug)]
+/// Rows in one stream (or one for all that belong together), one order and batches of one size, since sums are added up
+/// batch by batch. The order is brought about below it by the engine's own planning, which can rely on it above.
+#[derive(Debug, Clone)]
 pub struct OrderedExec {
     input: Arc<dyn ExecutionPlan>,
     /// `None` where there is no column to tell rows apart by.
@@ -125,9 +125,22 @@ impl ExecutionPlan for OrderedExec {
         }
         Ok(next)
     }
-    fn with_new_children(self: Arc<Self>, mut children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
-        match (children.pop(), children.is_empty()) {
-            (Some(input), true) => Ok(Arc::new(Self::new(input, self.order.clone(), self.within.clone()))),
+    fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
+        self.replace_children(children, ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute))
+    }
+    /// What is known of it stays where that stays which is known of its input.
+    fn replace_children(
+        self: Arc<Self>,
+        children: Vec<Arc<dyn ExecutionPlan>>,
+        options: ReplaceChildrenOptions,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        match (options.children_properties, children.as_slice()) {
+            (ChildrenPropertiesMode::Keep, [input]) => {
+                Ok(Arc::new(Self { input: Arc::clone(input), ..Self::clone(&self) }))
+            }
+            (ChildrenPropertiesMode::Recompute, [input]) => {
+                Ok(Arc::new(Self::new(Arc::clone(input), self.order.clone(), self.within.clone())))
+            }
             _ => internal_err!("an order has one input"),
         }
     }

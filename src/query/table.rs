@@ -3,19 +3,11 @@
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
     fmt,
-    hash::{Hash, Hasher},
     sync::{Arc, Mutex, PoisonError},
 };
 
-use arrow::{
-    array::{Array, ArrayRef, AsArray, BinaryArray, Date32Array, StringArray, UInt64Array},
-    buffer::{NullBuffer, OffsetBuffer},
-    compute::{cast, kernels::substring::substring_by_char},
-    datatypes::{DataType, Date32Type, Field as ArrowField, Float64Type, Int64Type, Schema, SchemaRef, TimeUnit},
-    row::{RowConverter, SortField},
-};
+use arrow::datatypes::{DataType, Field as ArrowField, Schema, SchemaRef, TimeUnit};
 use async_trait::async_trait;
-use chrono::{Datelike, NaiveDate};
 use datafusion::{
     catalog::{Session, TableProvider},
     common::{
@@ -25,8 +17,8 @@ use datafusion::{
     datasource::{TableType, provider_as_source},
     functions_window::expr_fn::row_number,
     logical_expr::{
-        Between, BinaryExpr, ColumnarValue, Expr, ExprFunctionExt, LogicalPlanBuilder, Operator, ScalarFunctionArgs,
-        ScalarUDF, ScalarUDFImpl, Signature, TableProviderFilterPushDown, TableSource, Volatility, expr::InList,
+        Between, BinaryExpr, Expr, ExprFunctionExt, LogicalPlanBuilder, Operator, TableProviderFilterPushDown,
+        TableSource, expr::InList,
     },
     physical_plan::{ExecutionPlan, filter::FilterExec, projection::ProjectionExec},
     prelude::lit,
@@ -35,19 +27,18 @@ use datafusion::{
 use super::{
     barrier::{BarrierExec, WholeExec},
     defences::{Defence, Defences},
-    prune, scope, total,
+    mask::{Mask, masked, masked_all},
+    prune, scope, stretch, total,
 };
 use crate::{
-    dataset::{
-        ChangeMode, Dataset, FieldType, Generalise,
-        layout::{WIDTH, arrow_type},
-        scope::Scope,
-    },
+    dataset::{ChangeMode, Dataset, FieldType, layout::arrow_type, scope::Scope},
     policy::{DatasetView, Exposure, Rows},
     pseudonym::{SubjectKey, TokenKey},
     store::{
         DIGEST, SOURCE, Stored,
         current::{Current, Ranking, current, over_sources},
+        materialised::{Materialised, RowsOf},
+        stretch::Stretch,
     },
 };
 
@@ -142,22 +133,42 @@ impl GovernedTable {
 
     /// The same over no rows.
     pub fn unbound(&self) -> Self {
-        let nothing = Stored::Nothing(self.raw.schema());
-        Self { raw: nothing.clone(), published: nothing, ..self.clone() }
+        Self { raw: self.raw.unread(), published: self.published.unread(), ..self.clone() }
     }
 
     /// The same over other rows, with other tokens.
     pub fn bound_to(&self, current: Stored, published: Stored, tokens: TokenKey) -> Self {
-        let raw = match self.with_subject && self.defences.stand(Defence::Epochs) {
+        let raw = match self.shows_published() {
             true => published.clone(),
             false => current,
         };
         Self { raw, published, tokens, ..self.clone() }
     }
 
-    /// Whether its rows are held in memory.
-    pub fn is_in_memory(&self) -> bool {
-        matches!(self.raw, Stored::Memory(_))
+    /// Its rows, where they are held in memory.
+    pub fn in_memory(&self) -> Option<(RowsOf, &Arc<Materialised>)> {
+        match &self.raw {
+            Stored::Memory(rows) => Some((self.rows_of(), rows)),
+            Stored::Files(_) | Stored::Nothing(_) => None,
+        }
+    }
+
+    /// The tokens that it shows.
+    pub fn tokens(&self) -> &TokenKey {
+        &self.tokens
+    }
+
+    /// Which rows it shows.
+    fn rows_of(&self) -> RowsOf {
+        let name = self.dataset().name.clone();
+        match self.shows_published() {
+            true => RowsOf::Published(name),
+            false => RowsOf::Current(name),
+        }
+    }
+
+    fn shows_published(&self) -> bool {
+        self.with_subject && self.defences.stand(Defence::Epochs)
     }
 
     /// Whether it carries the numbers of its subjects.
@@ -217,8 +228,7 @@ impl GovernedTable {
         };
         Ok(match (exposure, field.generalise) {
             (Exposure::Token, _) => masked(Mask::Token(Box::new(self.tokens.clone())), stored),
-            (Exposure::Generalised, Some(how)) => masked(Mask::Generalise(how), stored),
-            (Exposure::Generalised, None) => return internal_err!("a generalised form that is not there"),
+            (Exposure::Generalised, _) => self.coarse(name)?,
             // A sealed identifier can be counted; its pseudonym is as good as its token for that.
             (Exposure::Aggregate, _) if field.identifier.is_some() => stored,
             (Exposure::Clear | Exposure::Aggregate, _) if field.kind == FieldType::Timestamp => {
@@ -232,14 +242,36 @@ impl GovernedTable {
         .alias(name))
     }
 
+    /// A column as its generalised form.
+    fn coarse(&self, name: &str) -> Result<Expr> {
+        match self.dataset().field(name).and_then(|field| field.generalise) {
+            Some(how) => Ok(masked(Mask::Generalise(how), stored(name))),
+            None => internal_err!("a generalised form that is not there"),
+        }
+    }
+
     fn exposure(&self, name: &str) -> Option<Exposure> {
         self.view.fields.iter().find(|(field, _)| field == name).map(|(_, exposure)| *exposure)
     }
 
-    /// The filter in terms of stored columns, where it may go below the barrier: what is total over clear
-    /// columns, and tokens compared with literals, put together by AND and OR.
-    fn below(&self, filter: &Expr) -> Option<Expr> {
-        self.keeps_keys_whole(filter).then(|| self.stored_form(filter))?
+    /// Whether a filter that may go below the barrier is best applied first, where it leaves out rows, files and parts
+    /// of files: what looks at no more than keys, or rows that are never replaced, as they are stored.
+    fn goes_first(&self, filter: &Expr) -> bool {
+        self.keeps_keys_whole(filter)
+            && !filter.column_refs().iter().any(|column| self.is_compared_coarser(&column.name))
+    }
+
+    /// Whether a column is compared as something else than it is stored as.
+    fn is_compared_coarser(&self, name: &str) -> bool {
+        // INVARIANT: what is compared is what is shown, or a filter would tell of what the mask hides.
+        self.exposure(name) == Some(Exposure::Generalised) && self.defences.stand(Defence::MaskedPredicates)
+    }
+
+    /// Whether a filter below the barrier may compare a column that is not a token.
+    fn may_be_compared(&self, name: &str) -> bool {
+        // INVARIANT: wherever the rows lie. How many rows of all scopes there are decides that, and the plan that is
+        // explained, and what fails first, would tell of it.
+        matches!(self.exposure(name), Some(Exposure::Clear | Exposure::Generalised))
     }
 
     /// What is known of rows that pass the filter, where the filter itself stays above.
@@ -257,12 +289,14 @@ impl GovernedTable {
             || filter.column_refs().into_iter().all(|column| self.dataset().key.contains(&column.name))
     }
 
-    fn stored_form(&self, filter: &Expr) -> Option<Expr> {
+    /// The filter in terms of stored columns, where it may go below the barrier: what is total over clear columns and
+    /// over generalised ones as they are shown, and tokens compared with literals, put together by AND and OR.
+    fn below(&self, filter: &Expr) -> Option<Expr> {
         if let Expr::BinaryExpr(BinaryExpr { left, op: op @ (Operator::And | Operator::Or), right }) = filter {
-            let (left, right) = (self.stored_form(left)?, self.stored_form(right)?);
+            let (left, right) = (self.below(left)?, self.below(right)?);
             return Some(Expr::BinaryExpr(BinaryExpr::new(Box::new(left), *op, Box::new(right))));
         }
-        self.token_test(filter).or_else(|| self.clear_test(filter))
+        self.token_test(filter).or_else(|| self.value_test(filter))
     }
 
     /// A token compared with literals, turned back into a comparison of pseudonyms.
@@ -306,17 +340,12 @@ impl GovernedTable {
         }
     }
 
-    /// A test of clear columns that fails on no value.
-    fn clear_test(&self, filter: &Expr) -> Option<Expr> {
-        let masked_counts_as_clear = !self.defences.stand(Defence::MaskedPredicates);
+    /// A test of clear and of generalised columns that fails on no value.
+    fn value_test(&self, filter: &Expr) -> Option<Expr> {
         let zoned = |name: &str| self.dataset().field(name).is_some_and(|field| field.kind == FieldType::Timestamp);
         let columns = filter.column_refs();
-        for column in &columns {
-            match self.exposure(&column.name)? {
-                Exposure::Clear => {}
-                Exposure::Generalised if masked_counts_as_clear => {}
-                _ => return None,
-            }
+        if !columns.iter().all(|column| self.may_be_compared(&column.name)) {
+            return None;
         }
         // Stored times are in UTC and shown in the data's zone: the same instants, other days.
         if columns.iter().any(|column| zoned(&column.name)) {
@@ -325,14 +354,27 @@ impl GovernedTable {
         let schema = DFSchema::try_from(Arc::clone(&self.schema)).ok()?;
         let plain = unqualified(filter.clone()).ok()?;
         // INVARIANT: what may fail on a value is not computed on rows the caller may not see.
-        let waits = self.defences.stand(Defence::FallibleWaits) && !total::is_total(&plain, &schema);
-        (!waits).then_some(plain)
+        if self.defences.stand(Defence::FallibleWaits) && !total::is_total(&plain, &schema) {
+            return None;
+        }
+        self.as_shown(plain).ok()
+    }
+
+    /// The same of what a caller sees of its columns, in terms of stored ones.
+    fn as_shown(&self, filter: Expr) -> Result<Expr> {
+        let shown = filter.transform_up(|expr| match &expr {
+            Expr::Column(column) if self.is_compared_coarser(&column.name) => {
+                Ok(Transformed::yes(self.coarse(&column.name)?))
+            }
+            _ => Ok(Transformed::no(expr)),
+        })?;
+        Ok(shown.data)
     }
 
     /// A time compared with literals.
     fn instant_test(&self, filter: &Expr) -> Option<Expr> {
         let column = |expr: &Expr| match expr {
-            Expr::Column(column) => Some(stored(&column.name)),
+            Expr::Column(column) if self.exposure(&column.name)? == Exposure::Clear => Some(stored(&column.name)),
             _ => None,
         };
         let instant = |expr: &Expr| match expr {
@@ -400,19 +442,40 @@ impl GovernedTable {
         }
     }
 
-    /// The stored rows for which all `conditions` hold, as `columns`; the conditions prune files and row
-    /// groups.
+    /// The stretch of territories that is read of rows in memory.
+    fn stretch(&self, first: &[Expr], scope: Option<&Expr>) -> Stretch {
+        let Some(territory) = &self.dataset().territory else { return Stretch::default() };
+        // INVARIANT: what a question asks for bounds what is read only where all rows within its bounds are in scope and
+        // may be seen, or time would tell how many others there are.
+        let all_are_open = matches!(self.view.rows, Rows::Open(Scope::All | Scope::Within(_) | Scope::At(_)));
+        let asked = first.iter().filter(|_| all_are_open);
+        asked.chain(scope).map(|condition| stretch::of(condition, territory)).fold(Stretch::default(), Stretch::and)
+    }
+
+    /// The stored rows for which all conditions hold, as `columns`; those that go first prune files and row groups.
     async fn rows(
         &self,
         session: &dyn Session,
         columns: &[Expr],
-        conditions: &[Expr],
+        conditions: Conditions,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let needed = columns.iter().chain(conditions).flat_map(Expr::column_refs);
+        let (Conditions { mut first, then }, scope) = (conditions, self.scope());
+        let stretch = self.stretch(&first, scope.as_ref());
+        first.extend(scope);
+        let needed = columns.iter().chain(&first).chain(&then).flat_map(Expr::column_refs);
         let needed = needed.map(|column| column.name.as_str()).collect();
-        let rows = self.scanned(session, &needed, conditions).await?;
-        projected(session, filtered(session, rows, conditions)?, columns)
+        let rows = filtered(session, self.scanned(session, &needed, &first, stretch).await?, &first)?;
+        projected(session, filtered_behind_barrier(session, rows, &then)?, columns)
     }
+}
+
+/// What is asked of rows below the barrier.
+#[derive(Default)]
+struct Conditions {
+    /// Of keys, or of rows that are never replaced: before it is decided which rows are current.
+    first: Vec<Expr>,
+    /// Of rows that are current and in scope.
+    then: Vec<Expr>,
 }
 
 /// The rows of a plan for which all conditions hold.
@@ -424,6 +487,19 @@ fn filtered(
     let Some(condition) = conditions.iter().cloned().reduce(Expr::and) else { return Ok(rows) };
     let condition = session.create_physical_expr(condition, &DFSchema::try_from(rows.schema())?)?;
     Ok(Arc::new(FilterExec::try_new(condition, rows)?))
+}
+
+/// The same, behind a barrier of its own: else the engine would put the conditions before those below, and spare itself
+/// these for what it leaves out, also of rows out of scope.
+fn filtered_behind_barrier(
+    session: &dyn Session,
+    rows: Arc<dyn ExecutionPlan>,
+    conditions: &[Expr],
+) -> Result<Arc<dyn ExecutionPlan>> {
+    match conditions.is_empty() {
+        true => Ok(rows),
+        false => filtered(session, Arc::new(BarrierExec::within_scan(rows)), conditions),
+    }
 }
 
 /// The rows of a plan as columns computed from them.
@@ -447,7 +523,8 @@ impl TableProvider for GovernedTable {
         TableType::Base
     }
 
-    /// What goes below is applied there in full, since the scan keeps its own filter; what is only implied is not.
+    /// What goes below is applied there in full, since the scan keeps its own filter, and before anything is masked that
+    /// is only shown; what is only implied is not.
     fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
         let how = |filter: &&Expr| {
             if self.below(filter).is_some() {
@@ -474,7 +551,7 @@ impl TableProvider for GovernedTable {
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let columns = self.columns(projection)?;
         // INVARIANT: a filter that was taken over is applied, or nothing is answered.
-        let mut conditions = Vec::new();
+        let mut conditions = Conditions::default();
         for filter in filters {
             let (applied, implied) = (self.below(filter), self.implied(filter));
             if applied.is_none()
@@ -486,11 +563,14 @@ impl TableProvider for GovernedTable {
             {
                 return internal_err!("a filter that was taken over cannot be applied");
             }
-            conditions.extend(implied.into_iter().chain(applied));
+            conditions.first.extend(implied);
+            match self.goes_first(filter) {
+                true => conditions.first.extend(applied),
+                false => conditions.then.extend(applied),
+            }
         }
         let Some(current) = current(self.dataset()) else {
-            conditions.extend(self.scope());
-            let rows = self.rows(session, &columns, &conditions).await?;
+            let rows = self.rows(session, &columns, conditions).await?;
             return Ok(match self.is_whole() {
                 true => Arc::new(WholeExec::new(rows)),
                 false => self.behind_barrier(rows),
@@ -498,9 +578,9 @@ impl TableProvider for GovernedTable {
         };
         let rows = match &self.raw {
             Stored::Files(files) if has_more_rows_than(files, MOST_ROWS) => {
-                self.current_by_windows(session, files, &current, columns, conditions).await?
+                self.current_by_windows(session, files, &current, &columns, conditions).await?
             }
-            _ => self.current(session, &current, &columns, &conditions).await?,
+            _ => self.current(session, &current, &columns, conditions).await?,
         };
         Ok(self.behind_barrier(rows))
     }
@@ -521,20 +601,22 @@ impl GovernedTable {
         session: &dyn Session,
         current: &Current,
         columns: &[Expr],
-        conditions: &[Expr],
+        conditions: Conditions,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let (scope, choice) = (self.scope(), self.choice());
-        let looked_at = columns.iter().chain(conditions).chain(&scope).flat_map(Expr::column_refs);
+        let Conditions { first, then } = conditions;
+        let looked_at = columns.iter().chain(&first).chain(&then).chain(&scope).flat_map(Expr::column_refs);
         let mut needed: BTreeSet<&str> = looked_at.map(|column| column.name.as_str()).collect();
         needed.extend(choice.iter().flat_map(Ranking::columns).map(|column| column.name.as_str()));
+        let stretch = self.stretch(&first, scope.as_ref());
         let mut rows = match &self.raw {
             Stored::Files(_) => {
                 needed.extend(current.columns().map(|column| column.name.as_str()));
-                let rows = filtered(session, self.scanned(session, &needed, conditions).await?, conditions)?;
+                let rows = filtered(session, self.scanned(session, &needed, &first, stretch).await?, &first)?;
                 current.of(session, rows)?
             }
             Stored::Memory(_) | Stored::Nothing(_) => {
-                filtered(session, self.scanned(session, &needed, conditions).await?, conditions)?
+                filtered(session, self.scanned(session, &needed, &first, stretch).await?, &first)?
             }
         };
         if let Some(scope) = scope {
@@ -543,7 +625,7 @@ impl GovernedTable {
         if let Some(choice) = choice {
             rows = choice.first_of(session, rows)?;
         }
-        projected(session, rows, columns)
+        projected(session, filtered_behind_barrier(session, rows, &then)?, columns)
     }
 
     /// The same by windows, which may spill.
@@ -552,11 +634,13 @@ impl GovernedTable {
         session: &dyn Session,
         files: &Arc<dyn TableProvider>,
         current: &Current,
-        columns: Vec<Expr>,
-        conditions: Vec<Expr>,
+        columns: &[Expr],
+        conditions: Conditions,
     ) -> Result<Arc<dyn ExecutionPlan>> {
+        let Conditions { first, then } = conditions;
+        let needed: BTreeSet<&Column> = columns.iter().chain(&then).flat_map(Expr::column_refs).collect();
         let mut plan = LogicalPlanBuilder::scan("stored", provider_as_source(Arc::clone(files)), None)?;
-        for condition in conditions {
+        for condition in first {
             plan = plan.filter(condition)?;
         }
         plan = first_by_window(plan, current.rankings.clone())?;
@@ -566,31 +650,36 @@ impl GovernedTable {
         if let Some(choice) = self.choice() {
             plan = first_by_window(plan, vec![choice])?;
         }
-        session.create_physical_plan(&plan.project(columns)?.build()?).await
+        let plan = plan.project(needed.into_iter().cloned().map(Expr::Column))?.build()?;
+        let rows = session.create_physical_plan(&plan).await?;
+        projected(session, filtered_behind_barrier(session, rows, &then)?, columns)
     }
 
     /// Between whose rows of one record there is to be chosen, within the caller's scope.
     fn choice(&self) -> Option<Ranking> {
         match &self.raw {
             Stored::Memory(rows) if rows.has_one_row_each() => None,
+            Stored::Nothing(unread) if unread.has_one_row_each() => None,
             _ => over_sources(self.dataset()),
         }
     }
 
-    /// Those stored columns; of files, those that the conditions leave.
+    /// Those stored columns; of files, those that the conditions leave, of rows in memory, those of a stretch of
+    /// territories.
     async fn scanned(
         &self,
         session: &dyn Session,
         columns: &BTreeSet<&str>,
         conditions: &[Expr],
+        within: Stretch,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let stored = self.raw.schema();
         let places = stored.fields().iter().enumerate().filter(|(_, field)| columns.contains(field.name().as_str()));
         let places: Vec<usize> = places.map(|(at, _)| at).collect();
         match &self.raw {
             Stored::Files(files) => files.scan(session, Some(&places), conditions, None).await,
-            Stored::Memory(rows) => rows.scan(&places),
-            Stored::Nothing(_) => internal_err!("a table that is bound to no rows is read"),
+            Stored::Memory(rows) => rows.scan(&places, within),
+            Stored::Nothing(unread) => unread.scan(&places, within, self.rows_of()),
         }
     }
 
@@ -654,158 +743,4 @@ fn first_by_window(plan: LogicalPlanBuilder, rankings: Vec<Ranking>) -> Result<L
     }
     let first = (0..all).map(|at| stored(&name(at)).eq(lit(1_u64)));
     plan.filter(first.reduce(Expr::and).unwrap_or_else(|| lit(true)))
-}
-
-/// How a stored value becomes what a caller sees.
-#[derive(Clone)]
-enum Mask {
-    Token(Box<TokenKey>),
-    Subject(Box<SubjectKey>),
-    Record(Box<SubjectKey>),
-    Generalise(Generalise),
-}
-
-fn masked(mask: Mask, stored: Expr) -> Expr {
-    masked_all(mask, vec![stored])
-}
-
-fn masked_all(mask: Mask, stored: Vec<Expr>) -> Expr {
-    let signature = Signature::any(stored.len(), Volatility::Immutable);
-    ScalarUDF::new_from_impl(Masked { mask, signature }).call(stored)
-}
-
-/// A mask as a function of the engine. It is in no registry: only scans use it.
-struct Masked {
-    mask: Mask,
-    signature: Signature,
-}
-
-impl fmt::Debug for Masked {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl Masked {
-    fn same(&self) -> (&str, Option<Generalise>, Option<&[u8]>) {
-        match &self.mask {
-            Mask::Token(_) => (self.name(), None, None),
-            Mask::Subject(key) | Mask::Record(key) => (self.name(), None, Some(key.name())),
-            Mask::Generalise(how) => (self.name(), Some(*how), None),
-        }
-    }
-}
-
-// Within one plan there is one token key, so two token masks are the same function.
-impl PartialEq for Masked {
-    fn eq(&self, other: &Self) -> bool {
-        self.same() == other.same()
-    }
-}
-
-impl Eq for Masked {}
-
-impl Hash for Masked {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.same().hash(state);
-    }
-}
-
-impl ScalarUDFImpl for Masked {
-    fn name(&self) -> &'static str {
-        match self.mask {
-            Mask::Token(_) => "gridhub_token",
-            Mask::Subject(_) => "gridhub_subject",
-            Mask::Record(_) => "gridhub_record",
-            Mask::Generalise(_) => "gridhub_generalise",
-        }
-    }
-
-    fn signature(&self) -> &Signature {
-        &self.signature
-    }
-
-    fn return_type(&self, arguments: &[DataType]) -> Result<DataType> {
-        match (&self.mask, arguments) {
-            (Mask::Token(_), _) => Ok(DataType::Utf8),
-            (Mask::Subject(_) | Mask::Record(_), _) => Ok(DataType::UInt64),
-            (Mask::Generalise(_), [kind]) => Ok(kind.clone()),
-            _ => internal_err!("a mask has one argument"),
-        }
-    }
-
-    fn invoke_with_args(&self, arguments: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        if let Mask::Record(key) = &self.mask {
-            let fields = ColumnarValue::values_to_arrays(&arguments.args)?;
-            return Ok(ColumnarValue::Array(records(key, &fields)?));
-        }
-        let [value] = arguments.args.as_slice() else { return internal_err!("a mask has one argument") };
-        let values = value.to_array(arguments.number_rows)?;
-        let masked = match &self.mask {
-            Mask::Token(key) => tokens(key, &values)?,
-            Mask::Subject(key) => subjects(key, &values)?,
-            Mask::Generalise(how) => generalised(*how, &values)?,
-            Mask::Record(_) => return internal_err!("a record is not one value"),
-        };
-        Ok(ColumnarValue::Array(masked))
-    }
-}
-
-fn tokens(key: &TokenKey, values: &ArrayRef) -> Result<ArrayRef> {
-    let binary = cast(values, &DataType::Binary)?;
-    let binary: &BinaryArray = binary.as_binary();
-    let pseudonyms: Vec<Option<[u8; WIDTH]>> =
-        binary.iter().map(|value| value.and_then(|value| value.try_into().ok())).collect();
-    let there: Vec<[u8; WIDTH]> = pseudonyms.iter().flatten().copied().collect();
-    let lengths = pseudonyms.iter().map(|pseudonym| if pseudonym.is_some() { 2 * WIDTH } else { 0 });
-    let nulls = pseudonyms.iter().map(Option::is_some).collect::<NullBuffer>();
-    let texts = StringArray::try_new(OffsetBuffer::from_lengths(lengths), key.tokens(&there).into(), Some(nulls))?;
-    Ok(Arc::new(texts))
-}
-
-fn subjects(key: &SubjectKey, values: &ArrayRef) -> Result<ArrayRef> {
-    let binary = cast(values, &DataType::Binary)?;
-    let binary: &BinaryArray = binary.as_binary();
-    let pseudonyms: Vec<[u8; WIDTH]> =
-        binary.iter().map(|value| value.and_then(|value| value.try_into().ok()).unwrap_or_default()).collect();
-    Ok(Arc::new(UInt64Array::new(key.numbers(&pseudonyms).into(), binary.nulls().cloned())))
-}
-
-fn records(key: &SubjectKey, fields: &[ArrayRef]) -> Result<ArrayRef> {
-    let order = fields.iter().map(|field| SortField::new(field.data_type().clone())).collect();
-    let rows = RowConverter::new(order)?.convert_columns(fields)?;
-    Ok(Arc::new(rows.iter().map(|row| Some(key.record(row.as_ref()))).collect::<UInt64Array>()))
-}
-
-fn generalised(how: Generalise, values: &ArrayRef) -> Result<ArrayRef> {
-    let dates = |first: &dyn Fn(NaiveDate) -> Option<NaiveDate>| -> ArrayRef {
-        let days = values.as_primitive::<Date32Type>();
-        let coarse =
-            days.iter().map(|day| first(Date32Type::to_naive_date_opt(day?)?).map(Date32Type::from_naive_date));
-        Arc::new(coarse.collect::<Date32Array>())
-    };
-    Ok(match how {
-        Generalise::Month => dates(&|day| day.with_day(1)),
-        Generalise::Year => dates(&|day| NaiveDate::from_ymd_opt(day.year(), 1, 1)),
-        Generalise::Years(width) => {
-            let width = i32::try_from(width).unwrap_or(i32::MAX);
-            dates(&|day| NaiveDate::from_ymd_opt(day.year() - day.year().rem_euclid(width), 1, 1))
-        }
-        Generalise::Prefix(width) => {
-            let text = cast(values, &DataType::Utf8)?;
-            let text: &StringArray = text.as_string();
-            Arc::new(substring_by_char(text, 0, Some(u64::from(width)))?)
-        }
-        Generalise::Band(width) if *values.data_type() == DataType::Float64 => {
-            let width = f64::from(width);
-            Arc::new(values.as_primitive::<Float64Type>().unary::<_, Float64Type>(|n| (n / width).floor() * width))
-        }
-        Generalise::Band(width) => {
-            let width = i64::from(width);
-            let numbers = cast(values, &DataType::Int64)?;
-            let floors = numbers.as_primitive::<Int64Type>().unary::<_, Int64Type>(|n| n - n.rem_euclid(width));
-            // A floor of a value of the type may lie below its least value by less than one band.
-            arrow::compute::cast(&(Arc::new(floors) as ArrayRef), values.data_type())?
-        }
-    })
 }

@@ -4,6 +4,8 @@
 //! A version is not told to anybody before its rows are ready. Were they made ready by the first who asks, that one
 //! would feel by its wait that somebody sent something, perhaps rows that are not its to see.
 
+mod scan;
+
 use std::{
     collections::HashSet,
     fmt,
@@ -14,28 +16,19 @@ use std::{
 };
 
 use arrow::{
-    array::{AsArray, BooleanArray, RecordBatch, UInt64Array, new_null_array},
+    array::{AsArray, BooleanArray, RecordBatch, UInt32Array, new_null_array},
     buffer::BooleanBuffer,
-    compute::{cast, concat_batches, filter_record_batch, not, take_record_batch},
+    compute::{cast, concat_batches, filter_record_batch, not, sort_to_indices, take_record_batch},
     datatypes::{DataType, FieldRef, SchemaRef},
     row::{RowConverter, SortField},
 };
 use datafusion::{
-    common::{
-        DFSchema, DataFusionError, Result, Statistics, cast::as_boolean_array, internal_err, project_schema,
-        stats::Precision, tree_node::TreeNodeRecursion,
-    },
-    execution::{SendableRecordBatchStream, SessionState, TaskContext},
-    physical_expr::EquivalenceProperties,
-    physical_plan::{
-        DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PhysicalExpr, PlanProperties, execute_stream,
-        execution_plan::{Boundedness, EmissionType},
-        statistics::StatisticsArgs,
-        stream::RecordBatchStreamAdapter,
-    },
+    common::{DFSchema, DataFusionError, Result, cast::as_boolean_array, internal_err},
+    execution::SessionState,
+    physical_plan::{PhysicalExpr, execute_stream},
 };
 use deltalake_core::DeltaTable;
-use futures::{TryStreamExt, stream};
+use futures::TryStreamExt;
 
 use super::{
     BATCH, SOURCE, current, in_background,
@@ -44,6 +37,7 @@ use super::{
     write::bytes_of,
 };
 use crate::dataset::Dataset;
+pub use scan::{PlaceExec, RowsOf, Unread};
 
 /// The most rows of a version, superseded ones included.
 const MOST_ROWS: u64 = 200_000;
@@ -107,6 +101,8 @@ impl Drop for Taken {
 pub struct Materialised {
     rows: Rows,
     schema: SchemaRef,
+    /// The column in whose order the rows of each piece lie: the territory, by which callers' scopes tell rows apart.
+    sorted_by: Option<usize>,
     one_each: bool,
     _room: Taken,
 }
@@ -211,7 +207,8 @@ impl Materialised {
             Ok::<_, DataFusionError>((rows, one_each))
         };
         let (rows, one_each) = sort_out().map_err(crate::error::Error::internal)?;
-        Ok(taken.resize(rows.bytes()).then(|| Self { rows, schema, one_each, _room: taken }))
+        let sorted_by = order_of(dataset, &schema);
+        Ok(taken.resize(rows.bytes()).then(|| Self { rows, schema, sorted_by, one_each, _room: taken }))
     }
 
     /// The columns.
@@ -222,21 +219,6 @@ impl Materialised {
     /// Whether no record has rows of several sources, so that there is nothing to choose between them.
     pub fn has_one_row_each(&self) -> bool {
         self.one_each
-    }
-
-    /// Reads those of its columns.
-    ///
-    /// # Errors
-    /// Where there is no such column.
-    pub fn scan(self: &Arc<Self>, columns: &[usize]) -> Result<Arc<dyn ExecutionPlan>> {
-        let schema = project_schema(&self.schema, Some(&columns.to_vec()))?;
-        let properties = Arc::new(PlanProperties::new(
-            EquivalenceProperties::new(schema),
-            Partitioning::UnknownPartitioning(1),
-            EmissionType::Incremental,
-            Boundedness::Bounded,
-        ));
-        Ok(Arc::new(MaterialisedExec { table: Arc::clone(self), columns: columns.to_vec(), properties }))
     }
 }
 
@@ -249,8 +231,9 @@ impl Rows {
         dataset: &Dataset,
         session: &SessionState,
     ) -> Result<Self> {
+        let sorted_by = order_of(dataset, schema);
         let Some(current) = current::current(dataset) else {
-            let all = in_pieces(self.current, added, schema)?;
+            let all = in_pieces(self.current, added, schema, sorted_by)?;
             return Ok(Self { kept: all.clone(), current: all });
         };
         let known = DFSchema::try_from(Arc::clone(schema))?;
@@ -267,7 +250,7 @@ impl Rows {
         let in_some = firsts.iter().cloned().reduce(|one, other| &one | &other).unwrap_or_else(none);
         let mut in_all = firsts.into_iter().reduce(|one, other| &one & &other).unwrap_or_else(none);
         let those = |mask: BooleanBuffer| filter_record_batch(&again, &BooleanArray::new(mask, None));
-        let kept = in_pieces(kept, vec![those(in_some)?], schema)?;
+        let kept = in_pieces(kept, vec![those(in_some)?], schema, sorted_by)?;
         if current.kept.is_none() && orders.len() == 1 {
             return Ok(Self { current: kept.clone(), kept });
         }
@@ -279,7 +262,7 @@ impl Rows {
             in_all = &in_all & &holds;
         }
         let (current, _) = touched.apart(&self.current)?;
-        Ok(Self { current: in_pieces(current, vec![those(in_all)?], schema)?, kept })
+        Ok(Self { current: in_pieces(current, vec![those(in_all)?], schema, sorted_by)?, kept })
     }
 
     /// Whether no record has rows of several sources.
@@ -364,19 +347,43 @@ fn count(pieces: &[RecordBatch]) -> usize {
 }
 
 /// Pieces with more behind them, with buffers of their own: operators that hold rows count all of a buffer that slices
-/// share, as often as there are slices. Where there are many, or a large one, they are cut anew.
-fn in_pieces(pieces: Vec<RecordBatch>, more: Vec<RecordBatch>, schema: &SchemaRef) -> Result<Vec<RecordBatch>> {
-    let mut all: Vec<RecordBatch> = pieces.into_iter().chain(more).filter(|piece| piece.num_rows() > 0).collect();
+/// share, as often as there are slices. Where there are many, or a large one, they are cut anew. The rows of each lie in
+/// the order of a column, as those of `pieces` do already.
+fn in_pieces(
+    pieces: Vec<RecordBatch>,
+    more: Vec<RecordBatch>,
+    schema: &SchemaRef,
+    sorted_by: Option<usize>,
+) -> Result<Vec<RecordBatch>> {
+    let has_rows = |piece: &RecordBatch| piece.num_rows() > 0;
+    let mut all: Vec<RecordBatch> = pieces.into_iter().filter(has_rows).collect();
+    let more: Vec<RecordBatch> = more.into_iter().filter(has_rows).collect();
     let is_large = |piece: &RecordBatch| piece.num_rows() > PIECE;
-    if all.len() > SMALL_PIECES + count(&all) / PIECE || all.iter().any(is_large) {
-        let whole = concat_batches(schema, &all)?;
-        let cut = |start: usize| {
-            let end = whole.num_rows().min(start + PIECE);
-            take_record_batch(&whole, &UInt64Array::from_iter_values(start as u64..end as u64))
-        };
-        all = (0..whole.num_rows()).step_by(PIECE).map(cut).collect::<Result<_, _>>()?;
+    let pieces = all.len() + more.len();
+    if pieces > SMALL_PIECES + (count(&all) + count(&more)) / PIECE || all.iter().chain(&more).any(is_large) {
+        let whole = concat_batches(schema, all.iter().chain(&more))?;
+        let order = in_order(&whole, sorted_by)?;
+        let cut = |start: usize| take_record_batch(&whole, &order.slice(start, PIECE.min(order.len() - start)));
+        return Ok((0..order.len()).step_by(PIECE).map(cut).collect::<Result<_, _>>()?);
+    }
+    for piece in more {
+        all.push(take_record_batch(&piece, &in_order(&piece, sorted_by)?)?);
     }
     Ok(all)
+}
+
+/// The places of rows in the order of a column.
+fn in_order(rows: &RecordBatch, sorted_by: Option<usize>) -> Result<UInt32Array> {
+    match sorted_by {
+        Some(at) => Ok(sort_to_indices(rows.column(at), None, None)?),
+        None => Ok(UInt32Array::from_iter_values((0..).take(rows.num_rows()))),
+    }
+}
+
+/// The column by which rows in memory are in order.
+fn order_of(dataset: &Dataset, schema: &SchemaRef) -> Option<usize> {
+    let at = schema.index_of(dataset.territory.as_deref()?).ok()?;
+    (*schema.field(at).data_type() == DataType::Utf8).then_some(at)
 }
 
 /// Rows as they lie in a file, with the columns that are held.
@@ -387,54 +394,6 @@ fn fitted(rows: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
     };
     let columns = schema.fields().iter().map(column).collect::<Result<Vec<_>>>()?;
     Ok(RecordBatch::try_new(Arc::clone(schema), columns)?)
-}
-
-/// Reads rows that are in memory. A plan's node of its own: those of the engine hold rows that a caller wrote itself,
-/// and may stand outside a barrier.
-#[derive(Debug)]
-struct MaterialisedExec {
-    table: Arc<Materialised>,
-    columns: Vec<usize>,
-    properties: Arc<PlanProperties>,
-}
-
-impl DisplayAs for MaterialisedExec {
-    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("MaterialisedExec")
-    }
-}
-
-impl ExecutionPlan for MaterialisedExec {
-    fn name(&self) -> &'static str {
-        "MaterialisedExec"
-    }
-    fn properties(&self) -> &Arc<PlanProperties> {
-        &self.properties
-    }
-    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
-        Vec::new()
-    }
-    fn apply_expressions(
-        &self,
-        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
-    ) -> Result<TreeNodeRecursion> {
-        Ok(TreeNodeRecursion::Continue)
-    }
-    fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
-        match children.is_empty() {
-            true => Ok(self),
-            false => internal_err!("rows in memory are of no input"),
-        }
-    }
-    fn statistics_from_inputs(&self, _: &[Arc<Statistics>], _: &StatisticsArgs) -> Result<Arc<Statistics>> {
-        let rows = Precision::Exact(count(&self.table.rows.current));
-        Ok(Arc::new(Statistics { num_rows: rows, ..Statistics::new_unknown(&self.schema()) }))
-    }
-    fn execute(&self, _: usize, _: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
-        let (table, columns) = (Arc::clone(&self.table), self.columns.clone());
-        let pieces = (0..table.rows.current.len()).map(move |at| Ok(table.rows.current[at].project(&columns)?));
-        Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), stream::iter(pieces))))
-    }
 }
 
 #[cfg(test)]
@@ -450,20 +409,47 @@ mod tests {
             [("number", Arc::new(Int64Array::from_iter_values(0..20_000)), false), ("text", Arc::new(texts), true)];
         let rows = RecordBatch::try_from_iter_with_nullable(columns).unwrap();
         let schema = rows.schema();
-        let pieces = in_pieces(Vec::new(), vec![rows.clone()], &schema).unwrap();
+        let pieces = in_pieces(Vec::new(), vec![rows.clone()], &schema, None).unwrap();
         let counts: Vec<_> = pieces.iter().map(RecordBatch::num_rows).collect();
         assert_eq!(counts, [8_192, 8_192, 3_616]);
         assert_eq!(concat_batches(&schema, &pieces).unwrap(), rows);
         let bytes: usize = pieces.iter().map(RecordBatch::get_array_memory_size).sum();
         assert!(bytes < rows.get_array_memory_size() * 3 / 2, "{bytes}");
-        assert!(in_pieces(Vec::new(), vec![rows.slice(0, 0)], &schema).unwrap().is_empty());
+        assert!(in_pieces(Vec::new(), vec![rows.slice(0, 0)], &schema, None).unwrap().is_empty());
         // One row after the other stays one piece after the other, for a while.
         let mut pieces = pieces;
         for row in 0..100 {
-            pieces = in_pieces(pieces, vec![rows.slice(row, 1)], &schema).unwrap();
+            pieces = in_pieces(pieces, vec![rows.slice(row, 1)], &schema, None).unwrap();
             assert!(pieces.len() <= SMALL_PIECES + 3);
         }
         assert_eq!(count(&pieces), 20_100);
+    }
+
+    #[test]
+    fn the_rows_of_each_piece_are_in_order() {
+        let texts: StringArray =
+            (0..9_000).map(|row| (row % 7 > 0).then(|| format!("{}", row * 7_919 % 9_001))).collect();
+        let column: ArrayRef = Arc::new(texts);
+        let rows = RecordBatch::try_from_iter_with_nullable([("text", column, true)]).unwrap();
+        let schema = rows.schema();
+        let texts = |pieces: &[RecordBatch]| -> Vec<Option<String>> {
+            let texts = pieces.iter().flat_map(|piece| piece.column(0).as_string::<i32>());
+            texts.map(|text| text.map(str::to_owned)).collect()
+        };
+        let mut pieces = in_pieces(Vec::new(), vec![rows.clone()], &schema, Some(0)).unwrap();
+        for more in 0..100 {
+            let small = rows.slice(more * 3, 3);
+            let known = [texts(&pieces), texts(std::slice::from_ref(&small))].concat();
+            pieces = in_pieces(pieces, vec![small], &schema, Some(0)).unwrap();
+            for piece in &pieces {
+                assert!(texts(std::slice::from_ref(piece)).is_sorted());
+            }
+            let sorted = |mut texts: Vec<Option<String>>| {
+                texts.sort();
+                texts
+            };
+            assert_eq!(sorted(texts(&pieces)), sorted(known));
+        }
     }
 
     #[test]

@@ -16,8 +16,8 @@ use datafusion::{
     execution::{SendableRecordBatchStream, TaskContext, memory_pool::MemoryConsumer},
     physical_expr::{EquivalenceProperties, PhysicalSortExpr},
     physical_plan::{
-        DisplayAs, DisplayFormatType, Distribution, ExecutionPlan, Partitioning, PhysicalExpr, PlanProperties,
-        execution_plan::EmissionType, stream::RecordBatchStreamAdapter,
+        ChildrenPropertiesMode, DisplayAs, DisplayFormatType, Distribution, ExecutionPlan, Partitioning, PhysicalExpr,
+        PlanProperties, ReplaceChildrenOptions, execution_plan::EmissionType, stream::RecordBatchStreamAdapter,
     },
 };
 use futures::{TryStreamExt, stream};
@@ -32,7 +32,7 @@ pub struct Order {
 }
 
 /// The rows that come first in every order, in the order in which they came. All orders are of all rows.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct NewestExec {
     input: Arc<dyn ExecutionPlan>,
     orders: Vec<Order>,
@@ -86,9 +86,22 @@ impl ExecutionPlan for NewestExec {
         }
         Ok(next)
     }
-    fn with_new_children(self: Arc<Self>, mut children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
-        match (children.pop(), children.is_empty()) {
-            (Some(input), true) => Ok(Arc::new(Self::new(input, self.orders.clone()))),
+    fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
+        self.replace_children(children, ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute))
+    }
+    /// What is known of it stays where that stays which is known of its input.
+    fn replace_children(
+        self: Arc<Self>,
+        children: Vec<Arc<dyn ExecutionPlan>>,
+        options: ReplaceChildrenOptions,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        match (options.children_properties, children.as_slice()) {
+            (ChildrenPropertiesMode::Keep, [input]) => {
+                Ok(Arc::new(Self { input: Arc::clone(input), ..Self::clone(&self) }))
+            }
+            (ChildrenPropertiesMode::Recompute, [input]) => {
+                Ok(Arc::new(Self::new(Arc::clone(input), self.orders.clone())))
+            }
             _ => internal_err!("what is newest is of one input"),
         }
     }
