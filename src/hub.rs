@@ -4,12 +4,13 @@
 mod erasure;
 mod intake;
 mod outgoing;
+mod outlines;
 mod proof;
 pub mod throttle;
 mod upkeep;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, File},
     os::unix::fs::DirBuilderExt,
     path::PathBuf,
@@ -55,8 +56,9 @@ use crate::{
         layout::{arrow_type, type_word},
         receipt::{Receipt, Status},
     },
-    disclose::{self, ColumnExposure, Gate, Protection, Reads, Released, Wishes, padding},
+    disclose::{self, ColumnExposure, Gate, Protection, Reached, Reads, Released, Wishes, padding},
     error::{Error, Refusal, Result},
+    hex::hex,
     identity::{self, Credential, certificate, oidc::Issuers, revocation::Revocations},
     keys::{Keys, sealed},
     policy::{DatasetView, Exposure, Policy, PushGrant, Rows, View},
@@ -71,11 +73,15 @@ use crate::{
 };
 use intake::{Batch, Intake};
 use outgoing::Outgoing;
+use outlines::Outlines;
 use throttle::{Throttle, Turn};
 
 /// How long the opaque name of a snapshot stays the same, in seconds. A name that changed with every
 /// commit would tell of commits the caller cannot see.
 const SNAPSHOT_SECONDS: i64 = 60;
+
+/// The label of the key that names snapshots.
+const SNAPSHOTS: &str = "gridhub/v1/snapshot";
 
 /// The label of the key that receipts are sealed under.
 const RECEIPTS: &str = "gridhub/v1/receipts";
@@ -147,6 +153,8 @@ pub struct Hub {
     store: Arc<Store>,
     spool: Spool,
     engine: Arc<Engine>,
+    /// What statements were described as, for when they are described again.
+    outlines: Outlines,
     gate: RwLock<Arc<Gate>>,
     pseudonyms: Arc<Pseudonyms>,
     keys: Arc<Keys>,
@@ -231,6 +239,21 @@ pub struct Described {
     pub schema: SchemaRef,
     /// What would reach each of them; empty where that depends on the parameters' values.
     pub columns: Vec<ColumnExposure>,
+}
+
+impl Described {
+    /// What it takes in memory, about, in bytes.
+    pub(crate) fn size(&self) -> usize {
+        let reached = |reached: &Reached| size_of::<Reached>() + reached.field.len() + reached.how.len();
+        let columns = self.columns.iter().map(|column| {
+            size_of_val(column)
+                + column.name.len()
+                + column.kind.len()
+                + column.reached_by.iter().map(reached).sum::<usize>()
+        });
+        let parameters = self.parameters.iter().map(DataType::size);
+        columns.sum::<usize>() + parameters.sum::<usize>() + self.schema.fields().size()
+    }
 }
 
 /// A dataset as a table with typed columns, as one caller sees it.
@@ -411,6 +434,7 @@ impl Hub {
             store,
             spool,
             engine,
+            outlines: Outlines::default(),
             pseudonyms,
             keys,
             clock,
@@ -493,19 +517,20 @@ impl Hub {
             let (engine, tables, gate) = (Arc::clone(&self.engine), begun.tables.clone(), self.gate());
             let found = Arc::clone(&protected);
             let answering = Box::pin(async move {
-                // What was wished for changes protected answers only, of which nothing is remembered.
-                let asked = query::Asked::new(&question.sql, &question.params);
+                // What was wished for makes other plans, of which none is remembered.
+                let usual = question.wishes == Wishes::default();
+                let asked = usual.then(|| query::Asked::new(&question.sql, &question.params)).flatten();
                 if let Some(asked) = &asked
                     && let Some(ready) = engine.recall(&view, &tables, asked).await?
                 {
+                    found.store(ready.guarded().is_protected(), Ordering::Release);
+                    gate.count_charged(&engine, &tables, &view, ready.guarded()).await?;
                     return disclose::release(engine.execute(ready).await?);
                 }
                 let planned = engine.plan(&view, &tables, &question.sql, &question.params).await?;
                 let guarded = disclose::guard(planned, &gate, question.wishes)?;
                 found.store(guarded.is_protected(), Ordering::Release);
-                for seen in guarded.charged().filter_map(|name| view.dataset(name)) {
-                    gate.count_subjects(&engine, &tables, &seen.dataset).await?;
-                }
+                gate.count_charged(&engine, &tables, &view, &guarded).await?;
                 let answer = engine.run_and_remember(guarded, &view, asked).await?;
                 disclose::release(answer)
             });
@@ -557,7 +582,7 @@ impl Hub {
         }
         .await;
         let nothing_read = outcome.as_ref().map(|_| ()).map_err(Error::clone);
-        let log_index = self.end_explanation(&begun, nothing_read).await?;
+        let log_index = self.end_without_rows(&begun.query_id, begun.begin, nothing_read).await?;
         let query_id = begun.query_id;
         match outcome {
             Ok((columns, protection, reads)) => Ok(Explained {
@@ -584,42 +609,57 @@ impl Hub {
 
     /// Says what the answer to a statement would look like: the types of its parameters and columns. Of the question's
     /// parameters only the types count, where they have one. Recorded where it is refused or fails, since it then tells
-    /// more than the catalogue does.
+    /// more than the catalogue does. What is described again under the same view is remembered.
     ///
     /// # Errors
     /// As [`Hub::query`], for what shows without values and rows.
-    pub async fn describe(&self, credential: &Credential, question: &Question) -> Result<Described> {
+    pub async fn describe(&self, credential: &Credential, question: &Question) -> Result<Arc<Described>> {
         let turn = self.throttle.turn(&credential.caller.id, &question.bounds).await?;
+        if let Some(known) = self.known_outline(credential, question) {
+            return Ok(known);
+        }
         let tables = self.store.snapshot();
         let outcome = self.outline(&turn, credential, question).await;
         let outcome = outcome.map_err(|error| self.unless_overtaken(error, &tables));
         if let Err(error) = &outcome {
             let begun = self.begin_question(credential, question, "describe").await?;
-            self.end_explanation(&begun, Err(error.clone())).await?;
+            self.end_without_rows(&begun.query_id, begun.begin, Err(error.clone())).await?;
         }
         outcome
     }
 
-    async fn outline(&self, turn: &Turn, credential: &Credential, question: &Question) -> Result<Described> {
+    async fn outline(&self, turn: &Turn, credential: &Credential, question: &Question) -> Result<Arc<Described>> {
         let view = self.view(credential, question.purpose.as_deref())?;
-        let (engine, tables, gate) = (Arc::clone(&self.engine), self.store.snapshot(), self.gate());
+        let (engine, seen, tables, gate) =
+            (Arc::clone(&self.engine), Arc::clone(&view), self.store.snapshot(), self.gate());
         let (sql, named, wishes) = (question.sql.clone(), question.params.clone(), question.wishes);
         let looking = Box::pin(async move {
-            let (parameters, planned) = engine.plan_without_values(&view, &tables, &sql, &named).await?;
-            let plain = engine.columns(&planned);
-            match disclose::guard(planned, &gate, wishes) {
-                Ok(guarded) => {
+            let (parameters, planned) = engine.plan_without_values(&seen, &tables, &sql, &named).await?;
+            let plain = (!parameters.is_empty()).then(|| engine.columns(&planned));
+            match (disclose::guard(planned, &gate, wishes), plain) {
+                (Ok(guarded), _) => {
                     let schema = engine.columns_of_answer(&guarded)?;
-                    Ok(Described { parameters, schema, columns: guarded.columns().to_vec() })
+                    // What names no dataset may be about the catalogue, which is asked otherwise.
+                    let lasts = guarded.is_timeless() && query::names_datasets(&guarded)?;
+                    Ok((Described { parameters, schema, columns: guarded.columns().to_vec() }, lasts))
                 }
                 // What NULL is refused for may pass with a value; whoever asks will see.
-                Err(Error::Refused(_)) if !parameters.is_empty() => {
-                    Ok(Described { parameters, schema: plain?, columns: Vec::new() })
+                (Err(Error::Refused(_)), Some(plain)) => {
+                    Ok((Described { parameters, schema: plain?, columns: Vec::new() }, false))
                 }
-                Err(error) => Err(error),
+                (Err(error), _) => Err(error),
             }
         });
-        self.work(turn, &question.bounds, looking).await
+        let (described, lasts) = self.work(turn, &question.bounds, looking).await?;
+        let described = Arc::new(described);
+        if lasts {
+            self.outlines.remember(&view, question, &described);
+        }
+        Ok(described)
+    }
+
+    fn known_outline(&self, credential: &Credential, question: &Question) -> Option<Arc<Described>> {
+        self.outlines.recall(&self.view(credential, question.purpose.as_deref()).ok()?, question)
     }
 
     /// Work of the engine for one caller, whose turn it keeps until it has really ended: what was told to stop may
@@ -658,13 +698,13 @@ impl Hub {
     ///
     /// # Errors
     /// What is wrong with the statement.
-    pub async fn describe_look_up(&self, credential: &Credential, question: &Question) -> Result<Described> {
+    pub async fn describe_look_up(&self, credential: &Credential, question: &Question) -> Result<Arc<Described>> {
         let turn = self.throttle.turn(&credential.caller.id, &question.bounds).await?;
         let view = self.view(credential, question.purpose.as_deref())?;
         let (engine, sql) = (Arc::clone(&self.engine), question.sql.clone());
         let looking = Box::pin(async move { engine.describe_look_up(&view, &sql).await });
         let Outline { parameters, schema } = self.work(&turn, &question.bounds, looking).await?;
-        Ok(Described { parameters, schema, columns: Vec::new() })
+        Ok(Arc::new(Described { parameters, schema, columns: Vec::new() }))
     }
 
     /// A fault of the hub, or that the versions a question was reading are gone meanwhile: an erasure takes them away
@@ -693,6 +733,8 @@ impl Hub {
         let ledger = Ledger::open(Arc::new(Metadata::open(folder)?))?;
         let gate = Gate::new(noise, ledger, known.settings.clone(), known.defences);
         *self.gate.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(gate);
+        // Remembered plans release through the gate that guarded them.
+        self.engine.forget();
         Ok(())
     }
 
@@ -708,8 +750,13 @@ impl Hub {
             let caller = caller.ok_or(Error::Unauthenticated)?;
             return Ok(Credential::vouched(caller, verified.id, verified.expires));
         }
+        // Most find nothing that waits to be logged, and need not look twice.
+        let (metadata, policy) = (&self.metadata, &self.policy);
+        if let Some(found) = identity::authenticate_where_all_is_logged(secret, metadata, policy, (self.clock)())? {
+            return Ok(found);
+        }
         self.log_what_waits().await?;
-        identity::authenticate(secret, &self.metadata, &self.policy, (self.clock)())
+        identity::authenticate(secret, metadata, policy, (self.clock)())
     }
 
     /// Finds the caller behind the certificate of a client, whose chain the door has checked.
@@ -768,8 +815,11 @@ impl Hub {
     /// # Errors
     /// The purpose errors.
     pub fn catalogue_version(&self, credential: &Credential, purpose: Option<&str>) -> Result<String> {
-        let text = serde_json::to_vec(&self.catalogue(credential, purpose)?).map_err(Error::internal)?;
-        Ok(hex(&digest(&SHA256, &text).as_ref()[..16]))
+        let view = self.view(credential, purpose)?;
+        view.named(|| {
+            let text = serde_json::to_vec(&listed(&view)).map_err(Error::internal)?;
+            Ok(hex(&digest(&SHA256, &text).as_ref()[..16]))
+        })
     }
 
     /// The catalogue as tables with typed columns.
@@ -841,7 +891,10 @@ impl Hub {
     }
 
     /// The hashes of entries `from..to`, which say nothing of what is in them.
-    pub fn log_hashes(&self, from: u64, to: u64) -> Vec<Hash> {
+    ///
+    /// # Errors
+    /// [`Error::Internal`] where the disk fails.
+    pub fn log_hashes(&self, from: u64, to: u64) -> Result<Vec<Hash>> {
         self.log.leaves(from, to)
     }
 
@@ -984,23 +1037,30 @@ impl Hub {
             false => serde_json::to_string(&question.wishes).map_err(Error::internal)?,
         };
         let kept = Kept::new(asked.text, params, wishes)?;
-        self.keeper.keep(query_id.clone(), kept.seal(&query_id, &self.keys)?).await?;
+        let sealed = kept.seal(&query_id, &self.keys)?;
         // Only purposes that exist are written down: what somebody types for one may be anything.
         let purpose = self.policy.purpose(&credential.caller, question.purpose.as_deref());
-        let begin = self
-            .log
-            .append(Event::QueryBegin {
-                query_id: query_id.clone(),
-                caller: credential.caller.id.clone(),
-                agency: credential.caller.agency.clone(),
-                token_id: credential.token_id.clone(),
-                purpose: purpose.unwrap_or_else(|_| "(none held)".into()),
-                channel: channel.to_owned(),
-                commitment: kept.commitment(),
-                reproducible,
-                policy: self.policy.version().to_owned(),
-            })
-            .await?;
+        let event = Event::QueryBegin {
+            query_id: query_id.clone(),
+            caller: credential.caller.id.clone(),
+            agency: credential.caller.agency.clone(),
+            token_id: credential.token_id.clone(),
+            purpose: purpose.unwrap_or_else(|_| "(none held)".into()),
+            channel: channel.to_owned(),
+            commitment: kept.commitment(),
+            reproducible,
+            policy: self.policy.version().to_owned(),
+        };
+        // INVARIANT: nothing is looked at before both are on disk. They get there at the same time, so a crash may leave
+        // either without the other, of a question of which nothing was ever looked at.
+        let (kept, begin) = tokio::join!(self.keeper.keep(query_id.clone(), sealed), self.log.append(event));
+        if let Err(error) = kept {
+            if let Ok(begin) = begin {
+                self.end_without_rows(&query_id, begin, Err(error.clone())).await?;
+            }
+            return Err(error);
+        }
+        let begin = begin?;
         Ok(Begun { query_id, begin, tables: self.store.snapshot() })
     }
 
@@ -1024,10 +1084,11 @@ impl Hub {
         Ok((snapshot, self.log.append(event).await?))
     }
 
-    async fn end_explanation(&self, begun: &Begun, outcome: Result<()>) -> Result<u64> {
+    /// Records the end of a question for which no row was read.
+    async fn end_without_rows(&self, query_id: &str, begin: u64, outcome: Result<()>) -> Result<u64> {
         let event = Event::QueryEnd {
-            query_id: begun.query_id.clone(),
-            begin: begun.begin,
+            query_id: query_id.to_owned(),
+            begin,
             outcome: outcome.as_ref().map_or_else(Error::slug, |()| "explained").into(),
             rule: rule_of(outcome.as_ref().err()),
             protection: None,
@@ -1045,11 +1106,11 @@ impl Hub {
     fn snapshot_name(&self, caller: &str) -> String {
         let interval = (self.clock)().timestamp().div_euclid(SNAPSHOT_SECONDS);
         let text = format!("{caller}/{}/{interval}", self.policy.version());
-        hex(&hmac::sign(&self.keys.mac("gridhub/v1/snapshot"), text.as_bytes()).as_ref()[..8])
+        hex(&hmac::sign(&self.keys.standing_mac(SNAPSHOTS), text.as_bytes()).as_ref()[..8])
     }
 }
 
-/// A question whose begin entry is on disk.
+/// A question whose text and begin entry are on disk.
 struct Begun {
     query_id: String,
     begin: u64,
@@ -1119,7 +1180,9 @@ fn published_read(reads: &Reads, tables: &Snapshot) -> BTreeMap<String, i64> {
 }
 
 fn datasets_read(reads: &Reads) -> impl Iterator<Item = DatasetName> {
-    reads.keys().filter_map(|field| field.rsplit_once('.')).filter_map(|(name, _)| DatasetName::parse(name))
+    // Each is read once, however many of its fields are.
+    let names: BTreeSet<&str> = reads.keys().filter_map(|field| Some(field.rsplit_once('.')?.0)).collect();
+    names.into_iter().filter_map(DatasetName::parse)
 }
 
 fn rule_of(error: Option<&Error>) -> Option<String> {
@@ -1167,8 +1230,4 @@ fn lock(data: &std::path::Path) -> Result<File> {
         Error::setup(data, None, "another hub is running on this data folder; stop it or name another with --data")
     })?;
     Ok(file)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

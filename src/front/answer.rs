@@ -8,21 +8,24 @@ use std::{
     collections::{HashMap, VecDeque},
     fmt::Write as _,
     io,
+    ops::RangeInclusive,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use arrow::{
-    array::{Array, AsArray, RecordBatch},
+    array::{Array, AsArray, RecordBatch, StringArray, StringViewArray},
     csv::{self, WriterBuilder},
-    datatypes::{DataType, Float32Type, Float64Type, Schema},
+    datatypes::{DataType, Date32Type, Float32Type, Float64Type, Schema, TimeUnit, TimestampMicrosecondType},
     ipc::writer::StreamWriter,
-    util::display::{ArrayFormatter, FormatOptions},
+    util::display::{ArrayFormatter, FormatOptions, ValueFormatter},
 };
 use bytes::Bytes;
 use parquet::arrow::ArrowWriter;
+use serde::Serialize;
 use serde_json::json;
 
 use crate::{
+    disclose::Protection,
     error::{Error, Result},
     hub::{Answered, Room},
 };
@@ -109,7 +112,7 @@ pub fn chunks(answered: Answered, format: AnswerFormat) -> Result<Chunks> {
             batches.iter().try_for_each(check_cells)?;
             let columns = serde_json::to_string(&answered.released.columns).map_err(Error::internal)?;
             pipe.push(&format!("{{\"columns\":{columns},\"rows\":["));
-            let facts = facts(&answered).to_string();
+            let facts = serde_json::to_string(&Facts::of(&answered)).map_err(Error::internal)?;
             // The facts' own braces are merged into the document's.
             let writer = Writer::Json { first: true, tail: format!("],{}", &facts[1..]) };
             (writer, slices(answered.released.batches))
@@ -288,17 +291,37 @@ fn is_always_writable(kind: &DataType) -> bool {
         )
 }
 
+/// Days from 1970 of the years 1 to 9999, which every calendar has.
+const USUAL_DAYS: RangeInclusive<i32> = -719_162..=2_932_896;
+
+const MICROSECONDS_A_DAY: i64 = 86_400_000_000;
+
+/// Whether all values of a column are plain days or instants of [`USUAL_DAYS`], which have a written form. Values that
+/// are NULL may be anything, and are looked at one by one then.
+fn has_usual_days(array: &dyn Array) -> bool {
+    match array.data_type() {
+        DataType::Date32 => array.as_primitive::<Date32Type>().values().iter().all(|day| USUAL_DAYS.contains(day)),
+        DataType::Timestamp(TimeUnit::Microsecond, zone) if zone.as_deref().is_none_or(|zone| zone == "UTC") => {
+            let usual = |time: &i64| {
+                i32::try_from(time.div_euclid(MICROSECONDS_A_DAY)).is_ok_and(|day| USUAL_DAYS.contains(&day))
+            };
+            array.as_primitive::<TimestampMicrosecondType>().values().iter().all(usual)
+        }
+        _ => false,
+    }
+}
+
 /// Looks at the values that may have no form in JSON.
 fn check_cells(batch: &RecordBatch) -> Result<()> {
-    let cells = Cells::of(batch)?;
     let mut text = String::new();
-    for (column, array) in batch.columns().iter().enumerate() {
-        if is_always_writable(array.data_type()) {
+    for array in batch.columns() {
+        if is_always_writable(array.data_type()) || has_usual_days(array) {
             continue;
         }
-        for row in 0..batch.num_rows() {
+        let cells = Cells::of(array)?;
+        for row in 0..array.len() {
             text.clear();
-            cells.write(&mut text, column, row)?;
+            cells.write(&mut text, row)?;
         }
     }
     Ok(())
@@ -329,33 +352,50 @@ fn check_parquet(schema: &Arc<Schema>, batches: &[RecordBatch]) -> Result<()> {
     }
 }
 
+/// The facts about an answer that travel with every format, in the order of the document.
+#[derive(Serialize)]
+struct Facts<'a> {
+    protection: &'a Protection,
+    notices: &'a [String],
+    query_id: &'a str,
+    log_index: u64,
+    snapshot: &'a str,
+    policy: &'a str,
+}
+
+impl<'a> Facts<'a> {
+    fn of(answered: &'a Answered) -> Self {
+        Self {
+            protection: &answered.released.protection,
+            notices: &answered.released.notices,
+            query_id: &answered.query_id,
+            log_index: answered.log_index,
+            snapshot: &answered.snapshot,
+            policy: &answered.policy,
+        }
+    }
+}
+
 /// The facts about an answer that travel with every format.
 pub fn facts(answered: &Answered) -> serde_json::Value {
-    json!({
-        "protection": answered.released.protection,
-        "notices": answered.released.notices,
-        "query_id": answered.query_id,
-        "log_index": answered.log_index,
-        "snapshot": answered.snapshot,
-        "policy": answered.policy,
-    })
+    json!(Facts::of(answered))
 }
 
 // ------------------------------------------------------------------------------------------- formats
 
 fn json_rows(rows: &RecordBatch, first: &mut bool) -> Result<String> {
-    let mut out = String::new();
-    let cells = Cells::of(rows)?;
+    let mut out = String::with_capacity(BYTES_A_CELL * rows.num_columns() * rows.num_rows());
+    let columns = cells(rows)?;
     for row in 0..rows.num_rows() {
         if !std::mem::take(first) {
             out.push(',');
         }
         out.push('[');
-        for column in 0..rows.num_columns() {
-            if column > 0 {
+        for (at, column) in columns.iter().enumerate() {
+            if at > 0 {
                 out.push(',');
             }
-            cells.write(&mut out, column, row)?;
+            column.write(&mut out, row)?;
         }
         out.push(']');
     }
@@ -363,16 +403,17 @@ fn json_rows(rows: &RecordBatch, first: &mut bool) -> Result<String> {
 }
 
 fn ndjson_rows(rows: &RecordBatch, names: &[String]) -> Result<String> {
-    let mut out = String::new();
-    let cells = Cells::of(rows)?;
+    let mut out = String::with_capacity(2 * BYTES_A_CELL * rows.num_columns() * rows.num_rows());
+    let columns = cells(rows)?;
     for row in 0..rows.num_rows() {
         out.push('{');
-        for (column, name) in names.iter().enumerate() {
-            if column > 0 {
+        for (at, (name, column)) in names.iter().zip(&columns).enumerate() {
+            if at > 0 {
                 out.push(',');
             }
-            let _ = write!(out, "{name}:");
-            cells.write(&mut out, column, row)?;
+            out.push_str(name);
+            out.push(':');
+            column.write(&mut out, row)?;
         }
         out.push_str("}\n");
     }
@@ -415,45 +456,100 @@ fn with_facts(answered: &Answered) -> Result<(Arc<Schema>, Vec<RecordBatch>)> {
     Ok((schema, batches))
 }
 
-/// The cells of a batch as JSON values: numbers exactly, times in RFC 3339, the rest as text.
-struct Cells<'a> {
-    columns: Vec<(&'a dyn Array, ArrayFormatter<'a>)>,
+/// Bytes that a cell is thought to take, so that rows find room at once.
+const BYTES_A_CELL: usize = 16;
+
+/// The cells of a column as JSON values: numbers exactly, times in RFC 3339, the rest as text.
+enum Cells<'a> {
+    /// Texts as they are.
+    Texts(&'a StringArray),
+    /// The same in another layout.
+    Views(&'a StringViewArray),
+    /// All others, by how Arrow writes them.
+    Formatted(&'a dyn Array, ArrayFormatter<'a>),
 }
 
 const FORMAT: FormatOptions<'static> =
     FormatOptions::new().with_display_error(false).with_timestamp_tz_format(Some("%Y-%m-%dT%H:%M:%S%.f%:z"));
 
+/// The cells of each column of a batch.
+fn cells(batch: &RecordBatch) -> Result<Vec<Cells<'_>>> {
+    batch.columns().iter().map(|column| Cells::of(column)).collect()
+}
+
 impl<'a> Cells<'a> {
-    fn of(batch: &'a RecordBatch) -> Result<Self> {
-        let formatted = |column: &'a Arc<dyn Array>| {
-            let array = column.as_ref();
-            Ok((array, ArrayFormatter::try_new(array, &FORMAT).map_err(Error::internal)?))
-        };
-        Ok(Self { columns: batch.columns().iter().map(formatted).collect::<Result<_>>()? })
+    fn of(array: &'a dyn Array) -> Result<Self> {
+        Ok(match array.data_type() {
+            DataType::Utf8 => Self::Texts(array.as_string()),
+            DataType::Utf8View => Self::Views(array.as_string_view()),
+            _ => Self::Formatted(array, ArrayFormatter::try_new(array, &FORMAT).map_err(Error::internal)?),
+        })
     }
 
-    fn write(&self, out: &mut String, column: usize, row: usize) -> Result<()> {
-        let (array, formatter) = &self.columns[column];
-        if array.is_null(row) || *array.data_type() == DataType::Null {
-            out.push_str("null");
-            return Ok(());
-        }
-        let text = formatter.value(row).try_to_string().map_err(|_| unwritable())?;
-        match array.data_type() {
-            DataType::Boolean => out.push_str(&text),
-            DataType::Float32 if !array.as_primitive::<Float32Type>().value(row).is_finite() => out.push_str("null"),
-            DataType::Float64 if !array.as_primitive::<Float64Type>().value(row).is_finite() => out.push_str("null"),
-            kind if kind.is_numeric() => out.push_str(&text),
-            _ => out.push_str(&serde_json::Value::from(text).to_string()),
+    fn write(&self, out: &mut String, row: usize) -> Result<()> {
+        match self {
+            Self::Texts(texts) if texts.is_valid(row) => push_quoted(out, texts.value(row)),
+            Self::Views(texts) if texts.is_valid(row) => push_quoted(out, texts.value(row)),
+            Self::Formatted(array, formatter) if has_value(*array, row) => {
+                write_formatted(out, array.data_type(), formatter.value(row))?;
+            }
+            Self::Texts(_) | Self::Views(_) | Self::Formatted(..) => out.push_str("null"),
         }
         Ok(())
     }
 }
 
+/// Whether there is something to write; JSON has no infinity, and nothing that is not a number.
+fn has_value(array: &dyn Array, row: usize) -> bool {
+    let is_finite = match array.data_type() {
+        DataType::Null => false,
+        DataType::Float32 => array.as_primitive::<Float32Type>().value(row).is_finite(),
+        DataType::Float64 => array.as_primitive::<Float64Type>().value(row).is_finite(),
+        _ => true,
+    };
+    is_finite && array.is_valid(row)
+}
+
+fn write_formatted(out: &mut String, kind: &DataType, value: ValueFormatter<'_>) -> Result<()> {
+    if *kind == DataType::Boolean || kind.is_numeric() {
+        return write!(out, "{value}").map_err(|_| unwritable());
+    }
+    let before = out.len();
+    write!(out, "\"{value}").map_err(|_| unwritable())?;
+    match is_quoted_as_it_is(&out[before + 1..]) {
+        true => out.push('"'),
+        false => {
+            let text = out.split_off(before + 1);
+            out.truncate(before);
+            push_quoted(out, &text);
+        }
+    }
+    Ok(())
+}
+
+/// Puts a text between quotes, and a backslash before what may not stand there.
+fn push_quoted(out: &mut String, text: &str) {
+    if !is_quoted_as_it_is(text) {
+        out.push_str(&serde_json::Value::from(text).to_string());
+        return;
+    }
+    out.push('"');
+    out.push_str(text);
+    out.push('"');
+}
+
+/// Whether JSON has nothing to say to any letter of a text.
+fn is_quoted_as_it_is(text: &str) -> bool {
+    text.bytes().all(|byte| byte >= b' ' && byte != b'"' && byte != b'\\')
+}
+
 #[cfg(test)]
 mod tests {
     use arrow::{
-        array::{ArrayRef, Date32Array, Int64Array, StringArray},
+        array::{
+            ArrayRef, BinaryArray, BooleanArray, Date32Array, Decimal128Array, Float64Array, Int64Array, NullArray,
+            TimestampMicrosecondArray,
+        },
         datatypes::Field,
     };
 
@@ -537,6 +633,46 @@ mod tests {
             let text = |format| String::from_utf8(whole(answered(numbers(0), batches), format)).unwrap();
             assert!(text(AnswerFormat::Json).contains("\"rows\":[],\"protection\""));
             assert_eq!((text(AnswerFormat::Ndjson).as_str(), text(AnswerFormat::Csv).as_str()), ("", "n,name\n"));
+        }
+    }
+
+    #[test]
+    fn cells_are_values_of_json() {
+        let odd = "a \"b\"\\\n\u{1}";
+        let instant = 1_767_600_000_123_000;
+        let columns: Vec<(&str, ArrayRef)> = vec![
+            ("text", Arc::new(StringArray::from(vec![Some("plain"), Some(odd), None]))),
+            ("view", Arc::new(StringViewArray::from(vec![Some("社区"), None, Some("\u{7f}")]))),
+            ("whole", Arc::new(Int64Array::from(vec![Some(i64::MIN), None, Some(0)]))),
+            ("decimal", Arc::new(Decimal128Array::from(vec![Some(125), None, Some(-1)]))),
+            ("real", Arc::new(Float64Array::from(vec![Some(0.5), Some(f64::NAN), None]))),
+            ("truth", Arc::new(BooleanArray::from(vec![Some(true), None, Some(false)]))),
+            ("day", Arc::new(Date32Array::from(vec![Some(20_458), None, Some(0)]))),
+            ("local", Arc::new(TimestampMicrosecondArray::from(vec![Some(instant), None, Some(-1)]))),
+            (
+                "instant",
+                Arc::new(TimestampMicrosecondArray::from(vec![Some(instant), None, Some(0)]).with_timezone("UTC")),
+            ),
+            ("bytes", Arc::new(BinaryArray::from_opt_vec(vec![Some(&b"\x01\xff"[..]), None, Some(&[])]))),
+            ("nothing", Arc::new(NullArray::new(3))),
+        ];
+        let text = String::from_utf8(whole(answered(columns, 1), AnswerFormat::Json)).unwrap();
+        let expected = concat!(
+            r#"["plain","社区",-9223372036854775808,0.0000000125,0.5,true,"2026-01-05","2026-01-05T08:00:00.123","#,
+            r#""2026-01-05T08:00:00.123+00:00","01ff",null],"#,
+            r#"["a \"b\"\\\n\u0001",null,null,null,null,null,null,null,null,null,null],"#,
+            "[null,\"\u{7f}\",0,-0.0000000001,null,false,\"1970-01-01\",\"1969-12-31T23:59:59.999999\",",
+            r#""1970-01-01T00:00:00+00:00","",null]"#,
+        );
+        assert!(text.contains(&format!("\"rows\":[{expected}],")), "{text}");
+    }
+
+    #[test]
+    fn facts_are_in_the_document_as_in_the_headers() {
+        let asked = || answered(numbers(1), 1);
+        let document: serde_json::Value = serde_json::from_slice(&whole(asked(), AnswerFormat::Json)).unwrap();
+        for (name, value) in facts(&asked()).as_object().unwrap() {
+            assert_eq!(document[name], *value, "{name}");
         }
     }
 

@@ -9,6 +9,7 @@ mod ingest;
 mod metadata;
 mod prepared;
 mod session;
+mod shapes;
 mod tickets;
 mod wire;
 
@@ -42,6 +43,7 @@ use self::{
     handles::{Handles, Life},
     prepared::Prepared,
     session::{Call, Session},
+    shapes::Shapes,
     tickets::Asked,
 };
 use super::listen::{Limits, Listener};
@@ -144,6 +146,7 @@ struct Door {
     sessions: Handles<Session>,
     tickets: Handles<Arc<Asked>>,
     prepared: Handles<Prepared>,
+    shapes: Shapes,
 }
 
 impl Door {
@@ -153,6 +156,7 @@ impl Door {
             sessions: Handles::new(Life::Idle(SESSION), options.sessions),
             tickets: Handles::new(Life::Fixed(options.ticket_life), options.tickets),
             prepared: Handles::new(Life::Idle(prepared::LIFE), options.prepared),
+            shapes: Shapes::default(),
             options,
         }
     }
@@ -176,7 +180,7 @@ impl Door {
                 let schema = metadata::schema(&other)?.ok_or_else(error::unknown_request)?;
                 // What is asked of the database as a whole is no secret, so the ticket is the command itself.
                 let endpoint = FlightEndpoint::new().with_ticket(Ticket::new(descriptor.cmd.clone()));
-                Ok(tickets::info(&schema, descriptor, endpoint)?)
+                Ok(tickets::info(prepared::encoded(&schema)?, descriptor, endpoint))
             }
         }
     }
@@ -185,16 +189,19 @@ impl Door {
     async fn schema(&self, call: Call, descriptor: FlightDescriptor) -> Result<SchemaResult, Status> {
         let asker = self.asker(&call).await?;
         let schema = match command(&descriptor.cmd)? {
-            Command::CommandStatementQuery(asked) => self.describe(&asker, &asked.query).await?.schema,
+            Command::CommandStatementQuery(asked) => self.describe(&asker, &asked.query).await?.encoded.clone(),
             Command::CommandPreparedStatementQuery(asked) => {
                 let known = self.prepared.of(asker.id(), &asked.prepared_statement_handle);
                 let prepared = known.ok_or_else(error::unknown_statement)?;
-                self.prepared_shape(&asker, &prepared).await?.schema
+                self.prepared_shape(&asker, &prepared).await?.encoded.clone()
             }
             Command::CommandStatementSubstraitPlan(_) => return Err(error::no_substrait()),
-            other => metadata::schema(&other)?.ok_or_else(error::unknown_request)?,
+            other => {
+                let schema = metadata::schema(&other)?.ok_or_else(error::unknown_request)?;
+                prepared::encoded(&schema)?
+            }
         };
-        Ok(SchemaResult { schema: prepared::encoded(&schema)? })
+        Ok(SchemaResult { schema })
     }
 
     /// The rows that a ticket stands for.
@@ -205,7 +212,7 @@ impl Door {
             other => {
                 metadata::check_length(&ticket.ticket)?;
                 let batch = metadata::rows(self, &asker, other)?.ok_or_else(error::unknown_ticket)?;
-                Ok(Response::new(tickets::rows(batch.schema(), vec![batch], Bytes::new())))
+                Ok(Response::new(tickets::one_by_one(batch.schema(), vec![batch], Bytes::new())))
             }
         }
     }

@@ -500,7 +500,7 @@ async fn hash_tile(State(door): State<Door>, Segments(tile): Segments<String>) -
     let digits: String = number.split('/').map(|part| part.strip_prefix('x').unwrap_or(part)).collect();
     let place = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(256)).zip(width);
     let (first, width) = place.ok_or(Error::NotFound)?;
-    let hashes = door.hub.log_hashes(first, first.saturating_add(width));
+    let hashes = door.hub.log_hashes(first, first.saturating_add(width))?;
     if hashes.len() as u64 != width {
         return Err(Error::NotFound);
     }

@@ -2,13 +2,13 @@
 //! bits, of which only the SHA-256 is kept; it belongs to one caller and dies. What it stands for is not known here.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use ring::{
-    digest::{SHA256, digest},
+    digest::{SHA256, SHA256_OUTPUT_LEN, digest},
     rand::{SecureRandom, SystemRandom},
 };
 
@@ -29,6 +29,14 @@ pub(super) enum Life {
     Idle(Duration),
 }
 
+impl Life {
+    /// Whether what was made, or used last, at `since` is still good.
+    fn lasts(self, since: Place, now: Instant) -> bool {
+        let (Self::Fixed(life) | Self::Idle(life)) = self;
+        now.saturating_duration_since(since.0) < life
+    }
+}
+
 /// What is kept under handles, so much for each caller at most: one more takes the place of the one that was left
 /// alone for the longest, so that nobody crowds out others.
 pub(super) struct Handles<T> {
@@ -38,20 +46,36 @@ pub(super) struct Handles<T> {
 }
 
 struct Owners<T> {
-    by_owner: HashMap<String, HashMap<Vec<u8>, Kept<T>>>,
+    by_owner: HashMap<String, Owned<T>>,
     swept: Instant,
+    /// Rises with every place that is given.
+    places: u64,
+}
+
+/// What one caller has.
+struct Owned<T> {
+    kept: HashMap<Key, Kept<T>>,
+    /// Its keys, from the one left alone for the longest: those who have many would otherwise wait for all of them to
+    /// be looked through with each further one.
+    order: BTreeMap<Place, Key>,
 }
 
 struct Kept<T> {
     value: T,
     /// When it was made, or last used where that is what counts.
-    since: Instant,
+    since: Place,
 }
+
+/// What a handle is kept under.
+type Key = [u8; SHA256_OUTPUT_LEN];
+
+/// A moment, and what tells it from others of the same time.
+type Place = (Instant, u64);
 
 impl<T: Clone> Handles<T> {
     /// None so far; `most` for each caller.
     pub(super) fn new(life: Life, most: usize) -> Self {
-        let owners = Owners { by_owner: HashMap::new(), swept: Instant::now() };
+        let owners = Owners { by_owner: HashMap::new(), swept: Instant::now(), places: 0 };
         Self { life, most, kept: Mutex::new(owners) }
     }
 
@@ -81,66 +105,49 @@ impl<T: Clone> Handles<T> {
     /// Forgets what `owner` has under `handle`, and returns it.
     pub(super) fn remove(&self, owner: &str, handle: &[u8]) -> Option<T> {
         let mut owners = self.owners();
-        let of_owner = owners.by_owner.get_mut(owner)?;
-        let removed = of_owner.remove(&key(handle));
-        if of_owner.is_empty() {
+        let owned = owners.by_owner.get_mut(owner)?;
+        let removed = owned.remove(&key(handle));
+        if owned.kept.is_empty() {
             owners.by_owner.remove(owner);
         }
-        removed.filter(|kept| self.is_alive(kept, Instant::now())).map(|kept| kept.value)
+        removed.filter(|kept| self.life.lasts(kept.since, Instant::now())).map(|kept| kept.value)
     }
 
     fn add_at(&self, owner: &str, value: T, now: Instant) -> Result<[u8; LENGTH]> {
         let mut handle = [0; LENGTH];
         SystemRandom::new().fill(&mut handle).map_err(|_| Error::internal("the system gave no random bytes"))?;
+        let key = key(&handle);
         let mut owners = self.owners();
         if now.saturating_duration_since(owners.swept) >= SWEEP {
             owners.swept = now;
-            owners.by_owner.retain(|_, of_owner| {
-                of_owner.retain(|_, kept| self.is_alive(kept, now));
-                !of_owner.is_empty()
+            owners.by_owner.retain(|_, owned| {
+                owned.forget_dead(self.life, now);
+                !owned.kept.is_empty()
             });
         }
-        let of_owner = owners.by_owner.entry(owner.to_owned()).or_default();
-        while of_owner.len() >= self.most {
-            let Some(oldest) = of_owner.iter().min_by_key(|(_, kept)| kept.since).map(|(key, _)| key.clone()) else {
-                break;
-            };
-            of_owner.remove(&oldest);
-        }
-        of_owner.insert(key(&handle), Kept { value, since: now });
+        let since = owners.place(now);
+        let owned = owners.by_owner.entry(owner.to_owned()).or_default();
+        while owned.kept.len() >= self.most && owned.forget_oldest() {}
+        owned.order.insert(since, key);
+        owned.kept.insert(key, Kept { value, since });
         Ok(handle)
     }
 
     fn whose_at(&self, handle: &[u8], now: Instant) -> Option<T> {
         let key = key(handle);
         let mut owners = self.owners();
-        let kept = owners.by_owner.values_mut().find_map(|of_owner| of_owner.get_mut(&key))?;
-        self.use_at(kept, now)?;
-        Some(kept.value.clone())
+        let place = owners.place(now);
+        let owned = owners.by_owner.values_mut().find(|owned| owned.kept.contains_key(&key))?;
+        owned.used(&key, self.life, place).cloned()
     }
 
     fn change_at(&self, owner: &str, handle: &[u8], now: Instant, change: impl FnOnce(&mut T)) -> Option<T> {
+        let key = key(handle);
         let mut owners = self.owners();
-        let kept = owners.by_owner.get_mut(owner)?.get_mut(&key(handle))?;
-        self.use_at(kept, now)?;
-        change(&mut kept.value);
-        Some(kept.value.clone())
-    }
-
-    /// Nothing where it has expired, whether or not it was swept out since.
-    fn use_at(&self, kept: &mut Kept<T>, now: Instant) -> Option<()> {
-        if !self.is_alive(kept, now) {
-            return None;
-        }
-        if matches!(self.life, Life::Idle(_)) {
-            kept.since = now;
-        }
-        Some(())
-    }
-
-    fn is_alive(&self, kept: &Kept<T>, now: Instant) -> bool {
-        let (Life::Fixed(life) | Life::Idle(life)) = self.life;
-        now.saturating_duration_since(kept.since) < life
+        let place = owners.place(now);
+        let value = owners.by_owner.get_mut(owner)?.used(&key, self.life, place)?;
+        change(value);
+        Some(value.clone())
     }
 
     fn owners(&self) -> MutexGuard<'_, Owners<T>> {
@@ -149,14 +156,60 @@ impl<T: Clone> Handles<T> {
 
     #[cfg(test)]
     fn len(&self) -> usize {
-        self.owners().by_owner.values().map(HashMap::len).sum()
+        self.owners().by_owner.values().map(|owned| owned.kept.len()).sum()
+    }
+}
+
+impl<T> Owners<T> {
+    fn place(&mut self, now: Instant) -> Place {
+        self.places += 1;
+        (now, self.places)
+    }
+}
+
+impl<T> Default for Owned<T> {
+    fn default() -> Self {
+        Self { kept: HashMap::new(), order: BTreeMap::new() }
+    }
+}
+
+impl<T> Owned<T> {
+    /// What is under a key and still good, now that it is used; nothing where it has expired, whether or not it was
+    /// swept out since.
+    fn used(&mut self, key: &Key, life: Life, place: Place) -> Option<&mut T> {
+        let kept = self.kept.get_mut(key).filter(|kept| life.lasts(kept.since, place.0))?;
+        if matches!(life, Life::Idle(_)) {
+            self.order.remove(&kept.since);
+            self.order.insert(place, *key);
+            kept.since = place;
+        }
+        Some(&mut kept.value)
+    }
+
+    fn remove(&mut self, key: &Key) -> Option<Kept<T>> {
+        let kept = self.kept.remove(key)?;
+        self.order.remove(&kept.since);
+        Some(kept)
+    }
+
+    /// Whether there was one.
+    fn forget_oldest(&mut self) -> bool {
+        let oldest = self.order.pop_first();
+        oldest.is_some_and(|(_, key)| self.kept.remove(&key).is_some())
+    }
+
+    fn forget_dead(&mut self, life: Life, now: Instant) {
+        let is_dead = |(since, _): (&Place, &Key)| !life.lasts(*since, now);
+        while self.order.first_key_value().is_some_and(is_dead) && self.forget_oldest() {}
     }
 }
 
 /// What a handle is kept under: who reads the hub's memory finds none to use, and looking one up takes as long
 /// whichever bytes are wrong.
-fn key(handle: &[u8]) -> Vec<u8> {
-    digest(&SHA256, handle).as_ref().to_vec()
+fn key(handle: &[u8]) -> Key {
+    let mut key = [0; SHA256_OUTPUT_LEN];
+    key.copy_from_slice(digest(&SHA256, handle).as_ref());
+    key
 }
 
 #[cfg(test)]
@@ -207,6 +260,26 @@ mod tests {
         assert_eq!(handles.whose_at(&second, now), None);
         assert_eq!(handles.whose_at(&third, now), Some(3));
         assert_eq!(handles.whose_at(&others, now), Some(0), "another caller's are not touched");
+    }
+
+    #[test]
+    fn what_is_used_or_removed_is_in_its_place_in_the_order() {
+        let start = Instant::now();
+        let at = |seconds: u64| start + Duration::from_secs(seconds);
+        let handles = Handles::new(Life::Idle(MINUTE), 3);
+        let [first, second, third] = [0, 1, 2].map(|one| handles.add_at("ann", one, start).unwrap());
+        for seconds in 1..4 {
+            handles.change_at("ann", &first, at(seconds), |_| {}).unwrap();
+        }
+        handles.remove("ann", &second).unwrap();
+        let fourth = handles.add_at("ann", 3, at(5)).unwrap();
+        handles.add_at("ann", 4, at(6)).unwrap();
+        let left = [&first, &second, &third, &fourth].map(|handle| handles.whose_at(handle, at(7)));
+        assert_eq!(left, [Some(0), None, None, Some(3)]);
+        let owners = handles.owners();
+        let owned = &owners.by_owner["ann"];
+        assert!(owned.order.iter().all(|(since, key)| owned.kept[key].since == *since));
+        assert_eq!((owned.order.len(), owned.kept.len()), (3, 3));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use arrow_flight::sql::{
     metadata::{SqlInfoData, SqlInfoDataBuilder, XdbcTypeInfo, XdbcTypeInfoData, XdbcTypeInfoDataBuilder},
 };
 
-use super::{Door, session::Asker, tickets::plain_schema};
+use super::{Door, session::Asker, shapes::plain_schema};
 use crate::error::{Error, Result};
 
 /// The one catalogue.

@@ -19,7 +19,7 @@ use tonic::Status;
 use super::{
     Door, error,
     session::{Asker, Settings},
-    tickets::Shape,
+    shapes::Shape,
 };
 use crate::{
     error::{Error, Result},
@@ -51,9 +51,9 @@ impl Door {
         let parameters = shape.parameters.iter().enumerate();
         let parameters = parameters.map(|(at, kind)| Field::new(format!("${}", at + 1), kind.clone(), true));
         let (dataset_schema, parameter_schema) =
-            (encoded(&shape.schema)?, encoded(&Schema::new(parameters.collect::<Fields>()))?);
+            (shape.encoded.clone(), encoded(&Schema::new(parameters.collect::<Fields>()))?);
         let described_for = asker.settings.clone();
-        let prepared = Prepared { sql, params: Vec::new(), shape: Arc::new(shape), described_for };
+        let prepared = Prepared { sql, params: Vec::new(), shape, described_for };
         let handle = self.prepared.add(asker.id(), prepared)?;
         let prepared_statement_handle = Bytes::copy_from_slice(&handle);
         Ok(ActionCreatePreparedStatementResult { prepared_statement_handle, dataset_schema, parameter_schema })
@@ -90,10 +90,10 @@ impl Door {
     }
 
     /// What its answer will look like: as when it was prepared, unless it is asked otherwise than then.
-    pub(super) async fn prepared_shape(&self, asker: &Asker, prepared: &Prepared) -> Result<Shape> {
+    pub(super) async fn prepared_shape(&self, asker: &Asker, prepared: &Prepared) -> Result<Arc<Shape>> {
         let (then, now) = (&prepared.described_for, &asker.settings);
         match then.purpose == now.purpose && then.wishes == now.wishes {
-            true => Ok(prepared.shape.as_ref().clone()),
+            true => Ok(Arc::clone(&prepared.shape)),
             false => self.describe(asker, &prepared.sql).await,
         }
     }

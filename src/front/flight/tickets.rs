@@ -2,15 +2,15 @@
 //! handle that belongs to its caller and dies; what it stands for stays here.
 
 use std::{
-    collections::HashMap,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use arrow::{
-    array::{ArrayRef, RecordBatch, RecordBatchOptions},
+    array::{Array, ArrayRef, RecordBatch, RecordBatchOptions},
     compute::{CastOptions, cast_with_options},
-    datatypes::{DataType, Field, Fields, Schema, SchemaRef},
+    datatypes::{DataType, SchemaRef},
+    ipc::writer::{DictionaryTracker, IpcDataGenerator, IpcWriteContext, IpcWriteOptions},
 };
 use arrow_flight::{
     FlightData, FlightDescriptor, FlightEndpoint, FlightInfo, Ticket,
@@ -32,12 +32,13 @@ use tonic::{Response, Status, metadata::MetadataMap};
 use super::{
     Door, error,
     session::{Asker, Settings},
+    shapes::{Shape, Told, plain},
 };
 use crate::{
     disclose::ColumnExposure,
     error::{Error, Result},
     front::{answer, door::to_its_end, figures},
-    hub::{Answered, Described, Question, Room},
+    hub::{Answered, Question, Room},
     query::{self, Bounds},
 };
 
@@ -47,25 +48,12 @@ const CHANNEL: &str = "flight";
 /// Rows of an answer as they go out.
 pub(super) type Rows = BoxStream<'static, Result<FlightData, Status>>;
 
-/// What an answer will look like.
-#[derive(Debug, Clone)]
-pub(super) struct Shape {
-    /// Whether the statement is about the catalogue alone.
-    look_up: bool,
-    /// The types of its parameters.
-    pub(super) parameters: Vec<DataType>,
-    /// Its columns, in types that every client reads.
-    pub(super) schema: SchemaRef,
-    /// What is known of them; nothing where that depends on the values of parameters.
-    columns: Vec<ColumnExposure>,
-}
-
 /// A question that waits for its ticket to be shown.
 pub(super) struct Asked {
     sql: String,
     params: Vec<ScalarValue>,
     settings: Settings,
-    shape: Shape,
+    shape: Arc<Shape>,
     /// Stops its runs.
     stop: CancellationToken,
 }
@@ -87,8 +75,7 @@ impl Asked {
 
 impl Door {
     /// What the answer to a statement will look like, whatever the values of its parameters.
-    pub(super) async fn describe(&self, asker: &Asker, sql: &str) -> Result<Shape> {
-        let look_up = query::is_look_up(sql);
+    pub(super) async fn describe(&self, asker: &Asker, sql: &str) -> Result<Arc<Shape>> {
         let question = Question {
             purpose: asker.settings.purpose.clone(),
             wishes: asker.settings.wishes,
@@ -97,15 +84,12 @@ impl Door {
         };
         let _while_asked = question.bounds.stop.clone().drop_guard();
         let (hub, credential) = (Arc::clone(&self.hub), asker.credential.clone());
-        let described = to_its_end(async move {
-            match look_up {
-                true => hub.describe_look_up(&credential, &question).await,
-                false => hub.describe(&credential, &question).await,
-            }
-        })
-        .await?;
-        let Described { parameters, schema, columns } = described;
-        Ok(Shape { look_up, parameters, schema: with_exposures(&schema, &columns), columns })
+        if query::is_look_up(sql) {
+            let described = to_its_end(async move { hub.describe_look_up(&credential, &question).await }).await?;
+            return Ok(Arc::new(Shape::of_look_up(&described)?));
+        }
+        let described = to_its_end(async move { hub.describe(&credential, &question).await }).await?;
+        self.shapes.of(&described)
     }
 
     /// A ticket for a question, and what its answer will look like.
@@ -115,10 +99,9 @@ impl Door {
         descriptor: FlightDescriptor,
         sql: String,
         params: Vec<ScalarValue>,
-        shape: Shape,
+        shape: Arc<Shape>,
     ) -> Result<FlightInfo> {
-        let schema = Arc::clone(&shape.schema);
-        let facts = json!({ "columns": shape.columns }).to_string();
+        let (schema, facts) = (shape.encoded.clone(), shape.facts.clone());
         let mut settings = asker.settings.clone();
         // This call's time is not that of the one that shows the ticket; a session's is looked at again then.
         settings.timeout = None;
@@ -128,7 +111,7 @@ impl Door {
         let mut endpoint = FlightEndpoint::new().with_ticket(Ticket::new(ticket.as_any().encode_to_vec()));
         let expires = endpoint.expiration_time.get_or_insert_default();
         expires.seconds = (self.hub.now() + self.options.ticket_life).timestamp();
-        info(&schema, descriptor, endpoint).map(|info| info.with_app_metadata(facts))
+        Ok(info(schema, descriptor, endpoint).with_app_metadata(facts))
     }
 
     /// The answer to the question that a ticket stands for.
@@ -146,10 +129,10 @@ impl Door {
         // Who goes away, or whose time is over, wants no answer any more: nothing runs on in its place.
         let _while_asked = question.bounds.stop.clone().drop_guard();
         let (hub, credential) = (Arc::clone(&self.hub), asker.credential.clone());
-        let schema = Arc::clone(&asked.shape.schema);
+        let told = asked.shape.told.clone();
         if asked.shape.look_up {
             let found = to_its_end(async move { hub.look_up(&credential, question).await }).await?;
-            return Ok(Response::new(keeping(found.room, rows(schema, found.batches, Bytes::new()))));
+            return Ok(Response::new(keeping(found.room, rows(told, found.batches, Bytes::new()))));
         }
         let answered = to_its_end(async move {
             let begun = Instant::now();
@@ -159,14 +142,14 @@ impl Door {
         })
         .await?;
         // Readers go by what they were told, so it must still be true.
-        let told = &asked.shape.columns;
-        if !told.is_empty() && !are_alike(&answered.released.columns, told) {
+        let columns = &asked.shape.columns;
+        if !columns.is_empty() && !are_alike(&answered.released.columns, columns) {
             return Err(Status::aborted("what you may see has changed since this was described; ask again"));
         }
         let facts = answer::facts(&answered).to_string();
         let mut headers = MetadataMap::new();
         say_facts(&mut headers, &answered);
-        let rows = rows(schema, answered.released.batches, facts.into());
+        let rows = rows(told, answered.released.batches, facts.into());
         let mut response = Response::new(keeping(answered.room, rows));
         *response.metadata_mut() = headers;
         Ok(response)
@@ -196,13 +179,53 @@ fn handle_of(ticket: &Ticket) -> Option<Bytes> {
 }
 
 /// Where rows of this schema are to be had.
-pub(super) fn info(schema: &Schema, descriptor: FlightDescriptor, endpoint: FlightEndpoint) -> Result<FlightInfo> {
-    let info = FlightInfo::new().try_with_schema(schema).map_err(Error::internal)?;
-    Ok(info.with_descriptor(descriptor).with_endpoint(endpoint).with_ordered(true))
+pub(super) fn info(schema: Bytes, descriptor: FlightDescriptor, endpoint: FlightEndpoint) -> FlightInfo {
+    let info = FlightInfo { schema, ..FlightInfo::new() };
+    info.with_descriptor(descriptor).with_endpoint(endpoint).with_ordered(true)
 }
 
+/// Bytes of rows that are turned into messages at once, and not each when it is asked for.
+const LITTLE: usize = 64 << 10;
+
 /// Rows as they go out, with facts about them on the first message, which is the schema.
-pub(super) fn rows(schema: SchemaRef, batches: Vec<RecordBatch>, facts: Bytes) -> Rows {
+fn rows(told: Told, batches: Vec<RecordBatch>, facts: Bytes) -> Rows {
+    match told.header {
+        Some(header) if is_little(&batches, &told.schema) => at_once(&told.schema, header, &batches, facts),
+        _ => one_by_one(told.schema, batches, facts),
+    }
+}
+
+/// Whether rows are few, and are already of the types that they go out in: others may grow by that.
+fn is_little(batches: &[RecordBatch], schema: &SchemaRef) -> bool {
+    let are_plain = |batch: &RecordBatch| {
+        batch.columns().iter().zip(schema.fields()).all(|(column, field)| column.data_type() == field.data_type())
+    };
+    let columns = batches.iter().flat_map(RecordBatch::columns);
+    batches.iter().all(are_plain) && columns.map(|column| column.get_buffer_memory_size()).sum::<usize>() <= LITTLE
+}
+
+/// The messages of few rows under a schema whose own message is there. In such a schema are no dictionaries.
+fn at_once(schema: &SchemaRef, header: Bytes, batches: &[RecordBatch], facts: Bytes) -> Rows {
+    let mut messages = Vec::with_capacity(1 + batches.len());
+    messages.push(Ok(FlightData { data_header: header, app_metadata: facts, ..FlightData::default() }));
+    let (options, mut context) = (IpcWriteOptions::default(), IpcWriteContext::default());
+    let mut none = DictionaryTracker::new(true);
+    for batch in batches.iter().filter(|batch| batch.num_rows() > 0) {
+        let encoded = fit(batch, schema).and_then(|batch| {
+            IpcDataGenerator::default().encode(&batch, &mut none, &options, &mut context).map_err(Error::internal)
+        });
+        let message = encoded.map(|(_, rows)| FlightData::from(rows)).map_err(Status::from);
+        let failed = message.is_err();
+        messages.push(message);
+        if failed {
+            break;
+        }
+    }
+    stream::iter(messages).boxed()
+}
+
+/// Rows that become messages when these are asked for.
+pub(super) fn one_by_one(schema: SchemaRef, batches: Vec<RecordBatch>, facts: Bytes) -> Rows {
     let target = Arc::clone(&schema);
     let fitted = stream::iter(batches)
         .map(move |batch| fit(&batch, &target).map_err(|error| FlightError::from(Status::from(error))));
@@ -219,6 +242,9 @@ pub(super) fn rows(schema: SchemaRef, batches: Vec<RecordBatch>, facts: Bytes) -
 
 /// The same rows, with the room that they take in memory, which goes with them.
 fn keeping(room: Room, rows: Rows) -> Rows {
+    if room.bytes() == 0 {
+        return rows;
+    }
     rows.inspect(move |_| {
         let _kept = &room;
     })
@@ -277,51 +303,15 @@ fn say_facts(headers: &mut MetadataMap, answered: &Answered) {
     }
 }
 
-/// A schema as clients get it, each field with its exposure and its noise.
-fn with_exposures(schema: &Schema, columns: &[ColumnExposure]) -> SchemaRef {
-    let fields = schema.fields().iter().enumerate().map(|(at, field)| {
-        let Some(column) = columns.get(at) else { return plain_field(field) };
-        let mut metadata = HashMap::from([("gridhub.exposure".to_owned(), column.exposure.clone())]);
-        if let Some(noise) = &column.noise {
-            metadata.insert("gridhub.noise".to_owned(), json!(noise).to_string());
-        }
-        plain_field(field).with_name(&column.name).with_metadata(metadata)
-    });
-    Arc::new(Schema::new(fields.collect::<Fields>()))
-}
-
-/// A schema in types that every client reads.
-pub(super) fn plain_schema(schema: &Schema) -> Schema {
-    Schema::new(schema.fields().iter().map(|field| plain_field(field)).collect::<Fields>())
-}
-
-/// Nullable always: a promise that nothing is missing is not the hub's to make before it has looked.
-fn plain_field(field: &Field) -> Field {
-    let metadata = field.metadata().clone();
-    Field::new(field.name(), plain(field.data_type()), true).with_metadata(metadata)
-}
-
-/// The type that every client reads and that holds the same values: views and dictionaries are the engine's affair.
-fn plain(kind: &DataType) -> DataType {
-    match kind {
-        DataType::Utf8View => DataType::Utf8,
-        DataType::BinaryView => DataType::Binary,
-        DataType::Dictionary(_, values) => plain(values),
-        DataType::List(item) => DataType::List(Arc::new(plain_field(item))),
-        DataType::LargeList(item) => DataType::LargeList(Arc::new(plain_field(item))),
-        DataType::Struct(fields) => DataType::Struct(fields.iter().map(|field| plain_field(field)).collect()),
-        other => other.clone(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use arrow::{
-        array::{Array, AsArray, DictionaryArray, Float64Array, StringArray, StringViewArray},
-        datatypes::{Int16Type, Int32Type},
+        array::{AsArray, DictionaryArray, Float64Array, Int64Array, ListArray, StringArray, StringViewArray},
+        datatypes::{Field, Int16Type, Int32Type, Int64Type, Schema},
     };
 
     use super::*;
+    use crate::front::flight::shapes::plain_schema;
 
     #[test]
     fn rows_go_out_under_the_schema_that_was_told() {
@@ -372,8 +362,46 @@ mod tests {
     #[tokio::test]
     async fn facts_come_with_the_first_message() {
         let schema = Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, true)]));
-        let messages: Vec<_> = rows(schema, Vec::new(), Bytes::from_static(b"{}")).try_collect().await.unwrap();
-        assert_eq!(messages.len(), 1, "an answer without rows still has its schema");
-        assert_eq!(messages[0].app_metadata, Bytes::from_static(b"{}"));
+        for told in [Told::new(Arc::clone(&schema)), Told { header: None, schema }] {
+            let messages: Vec<_> = rows(told, Vec::new(), Bytes::from_static(b"{}")).try_collect().await.unwrap();
+            assert_eq!(messages.len(), 1, "an answer without rows still has its schema");
+            assert_eq!(messages[0].app_metadata, Bytes::from_static(b"{}"));
+        }
+    }
+
+    #[tokio::test]
+    async fn few_rows_go_out_as_many_would() {
+        let halves = Float64Array::from(vec![Some(2.5), None, Some(-1.0)]);
+        let words = StringArray::from(vec!["a", "", "望江区"]);
+        let lists =
+            ListArray::from_iter_primitive::<Int64Type, _, _>([Some(vec![Some(1), None]), None, Some(Vec::new())]);
+        let columns: [(&str, ArrayRef); 3] =
+            [("halves", Arc::new(halves)), ("words", Arc::new(words)), ("lists", Arc::new(lists))];
+        let batch = RecordBatch::try_from_iter(columns).unwrap();
+        let plain = plain_schema(batch.schema_ref());
+        let fields = plain.fields().iter().map(|field| {
+            let exposure = ("gridhub.exposure".to_owned(), "clear".to_owned());
+            field.as_ref().clone().with_metadata([exposure].into())
+        });
+        let told = Told::new(Arc::new(Schema::new(fields.collect::<Vec<_>>())));
+        assert!(told.header.is_some());
+        let batches = vec![batch.clone(), batch.slice(0, 0), batch.slice(1, 2)];
+        assert!(is_little(&batches, &told.schema));
+        let facts = Bytes::from_static(b"{}");
+        let few: Vec<_> = rows(told.clone(), batches.clone(), facts.clone()).try_collect().await.unwrap();
+        let many: Vec<_> = one_by_one(told.schema, batches, facts).try_collect().await.unwrap();
+        assert_eq!((few.len(), few), (3, many));
+    }
+
+    #[test]
+    fn rows_that_are_many_or_change_their_type_wait_to_be_asked_for() {
+        let told = |kind| Arc::new(Schema::new(vec![Field::new("n", kind, true)]));
+        let batch = |rows: i64| {
+            let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values(0..rows));
+            RecordBatch::try_from_iter([("n", numbers)]).unwrap()
+        };
+        assert!(is_little(&[batch(3), batch(0)], &told(DataType::Int64)));
+        assert!(!is_little(&[batch(3)], &told(DataType::Utf8)));
+        assert!(!is_little(&[batch(10), batch(LITTLE as i64 / 8)], &told(DataType::Int64)));
     }
 }

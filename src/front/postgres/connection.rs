@@ -124,8 +124,9 @@ pub(super) async fn run(stream: TcpStream, address: SocketAddr, door: &Arc<Door>
         at_rest = !is_extended || matches!(message, PgWireFrontendMessage::Sync(_));
         if let Some(session) = &let_in {
             socket.set_transaction_status(session.status());
+            session.begin_another();
             // Also what is answered without the hub, such as rows of a cursor, is for callers that are still let in.
-            if is_statement && let Err(cause) = session.credential() {
+            if is_statement && let Err(cause) = session.look_up() {
                 farewell(&mut socket, error::ending(error::error(&cause))).await;
                 return;
             }

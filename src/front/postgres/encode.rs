@@ -59,7 +59,15 @@ impl Rows {
     /// # Errors
     /// [`Error::DataError`] where a value has no form in Postgres.
     pub(super) fn new(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<Self> {
-        let schema = plain_schema(schema, &[]);
+        Self::named(schema, &[], batches)
+    }
+
+    /// Rows that were let out, under the names that the hub gave the columns, where it gave some.
+    ///
+    /// # Errors
+    /// [`Error::DataError`] where a value has no form in Postgres.
+    pub(super) fn named(schema: &Schema, names: &[ColumnExposure], batches: &[RecordBatch]) -> Result<Self> {
+        let schema = plain_schema(schema, names);
         let plain = |batch: &RecordBatch| {
             let columns = batch.columns().iter().map(plain_array).collect::<Result<_>>()?;
             RecordBatch::try_new(Arc::clone(&schema), columns).map_err(Error::internal)
@@ -87,17 +95,6 @@ impl Rows {
         let columns = (0..names.len()).map(column).collect();
         let batch = RecordBatch::try_new(Arc::clone(&schema), columns).map_err(Error::internal)?;
         Ok(Self { schema, batches: vec![batch], count: rows.len(), room: Room::default() })
-    }
-
-    /// The same rows under the names that the hub gave the columns.
-    ///
-    /// # Errors
-    /// Only a fault of the hub.
-    pub(super) fn named(self, columns: &[ColumnExposure]) -> Result<Self> {
-        let schema = plain_schema(&self.schema, columns);
-        let named = |batch: RecordBatch| RecordBatch::try_new(Arc::clone(&schema), batch.columns().to_vec());
-        let batches = self.batches.into_iter().map(named).collect::<Result<_, _>>().map_err(Error::internal)?;
-        Ok(Self { schema, batches, count: self.count, room: self.room })
     }
 
     /// The same rows in the types of a schema that was promised before; nothing where they do not fit it, or where a
@@ -299,17 +296,17 @@ pub(super) fn write_text(column: &dyn Array, row: usize, out: &mut BytesMut) -> 
         }
         D::Date32 => {
             let days = column.as_primitive::<Date32Type>().value(row);
-            let (date, before) = calendar(i64::from(days))?;
-            out.write_str(&date).and_then(|()| out.write_str(before))
+            let before = put_day(i64::from(days), out)?;
+            out.write_str(before)
         }
         D::Time64(TimeUnit::Microsecond) => write_time(column.as_primitive::<Time64MicrosecondType>().value(row), out),
         D::Timestamp(TimeUnit::Microsecond, zone) => {
             let time = column.as_primitive::<TimestampMicrosecondType>().value(row);
             let offset = zone.as_deref().map(|zone| offset(zone, time));
             let local = time.checked_add(i64::from(offset.unwrap_or(0)) * SECOND).ok_or_else(unwritable)?;
-            let (date, before) = calendar(local.div_euclid(DAY))?;
-            write!(out, "{date} ")
-                .and_then(|()| write_time(local.rem_euclid(DAY), out))
+            let before = put_day(local.div_euclid(DAY), out)?;
+            out.put_u8(b' ');
+            write_time(local.rem_euclid(DAY), out)
                 .and_then(|()| offset.map_or(Ok(()), |offset| write_offset(offset, out)))
                 .and_then(|()| out.write_str(before))
         }
@@ -502,16 +499,34 @@ fn write_float(value: f64, scientific: &str, places: i32, out: &mut BytesMut) ->
     }
 }
 
-/// A day of the calendar, and what stands at the end of the value where it was before our era.
-fn calendar(days: i64) -> Result<(String, &'static str)> {
+/// Writes a day of the calendar, and says what stands at the end of the value where it was before our era.
+fn put_day(days: i64, out: &mut BytesMut) -> Result<&'static str> {
     // Day 1 of chrono's count is the first of January of year 1.
     let day = i32::try_from(days + 719_163).ok().and_then(NaiveDate::from_num_days_from_ce_opt);
     let day = day.ok_or_else(unwritable)?;
     let (year, before) = match day.year() {
-        year @ 1.. => (year, ""),
-        year => (1 - year, " BC"),
+        year @ 1.. => (year.unsigned_abs(), ""),
+        year => (year.unsigned_abs() + 1, " BC"),
     };
-    Ok((format!("{year:04}-{:02}-{:02}", day.month(), day.day()), before))
+    match year {
+        ..10_000 => put_digits::<4>(year, out),
+        _ => out.put_slice(year.to_string().as_bytes()),
+    }
+    out.put_u8(b'-');
+    put_digits::<2>(day.month(), out);
+    out.put_u8(b'-');
+    put_digits::<2>(day.day(), out);
+    Ok(before)
+}
+
+/// Writes the last digits of a number, with zeros before it: most of what is written in text are days.
+fn put_digits<const COUNT: usize>(mut number: u32, out: &mut BytesMut) {
+    let mut digits = [b'0'; COUNT];
+    for digit in digits.iter_mut().rev() {
+        *digit += (number % 10) as u8;
+        number /= 10;
+    }
+    out.put_slice(&digits);
 }
 
 /// How many seconds a zone is ahead of UTC at an instant. Zones that cannot be read are UTC.
@@ -538,7 +553,17 @@ fn write_offset(offset: i32, out: &mut BytesMut) -> std::fmt::Result {
 
 fn write_time(microseconds: i64, out: &mut BytesMut) -> std::fmt::Result {
     let seconds = microseconds / SECOND;
-    write!(out, "{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)?;
+    match u32::try_from(seconds) {
+        Ok(seconds @ 0..86_400) => {
+            put_digits::<2>(seconds / 3600, out);
+            out.put_u8(b':');
+            put_digits::<2>(seconds / 60 % 60, out);
+            out.put_u8(b':');
+            put_digits::<2>(seconds % 60, out);
+        }
+        // Arrow's times may be beyond a day.
+        _ => write!(out, "{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)?,
+    }
     write_fraction(microseconds % SECOND, out)
 }
 
@@ -757,8 +782,9 @@ mod tests {
 
     #[test]
     fn days_and_times() {
-        let days = vec![Some(0), Some(10_957), Some(-719_163), Some(-719_528), None];
-        let written = ["1970-01-01", "2000-01-01", "0001-12-31 BC", "0001-01-01 BC", "NULL"];
+        let days = vec![Some(0), Some(10_957), Some(-719_163), Some(-719_528), Some(2_932_896), Some(2_932_897), None];
+        let written =
+            ["1970-01-01", "2000-01-01", "0001-12-31 BC", "0001-01-01 BC", "9999-12-31", "10000-01-01", "NULL"];
         assert_eq!(texts(Date32Array::from(days)), written);
         assert_eq!(cells(Date32Array::from(vec![10_958]), BINARY), [Some(vec![0, 0, 0, 1])]);
         let times = vec![0, -1, 1_700_000_000_123_000];

@@ -27,7 +27,6 @@ use crate::{
     error::Error,
     front::{door::to_its_end, figures},
     hub::Answered,
-    query,
 };
 
 /// The columns of `SHOW ALL`.
@@ -82,10 +81,10 @@ pub(super) async fn reply(
 ) -> PgWireResult<Reply> {
     refuse_in_failed(session, statement)?;
     match &statement.kind {
-        Kind::Declare(declare) => open(session, declare, parameters).await,
+        Kind::Declare(declare) => open(session, statement, declare, parameters).await,
         Kind::Fetch(fetch) => read(session, fetch).await,
         Kind::Copy(copy) => {
-            let answer = ask(session, statement.question(), parameters).await?;
+            let answer = ask(session, statement, parameters).await?;
             Ok(Reply::Copy { answer, copy: copy.clone() })
         }
         Kind::Prepare(prepare) => {
@@ -97,14 +96,14 @@ pub(super) async fn reply(
             let prepared = session.shelf().prepared(&execute.name)?;
             let query = query_of(session, &prepared)?;
             let parameters = prepared.read(session, &execute.name, &execute.values).await?;
-            let mut answer = ask(session, query.question(), parameters).await?;
+            let mut answer = ask(session, query, parameters).await?;
             answer.rows = prepared.fitted(answer.rows)?;
             Ok(Reply::Rows { answer, tag: query.tag() })
         }
         Kind::Other => match session.command(&statement.sql).map_err(|fault| error(&fault))? {
             Some(outcome) => outcome_of(session, outcome),
             None => {
-                let answer = ask(session, statement.question(), parameters).await?;
+                let answer = ask(session, statement, parameters).await?;
                 Ok(Reply::Rows { answer, tag: statement.tag() })
             }
         },
@@ -112,7 +111,12 @@ pub(super) async fn reply(
 }
 
 /// Opens a cursor.
-async fn open(session: &Arc<Session>, declare: &Declare, parameters: Vec<ScalarValue>) -> PgWireResult<Reply> {
+async fn open(
+    session: &Arc<Session>,
+    statement: &Statement,
+    declare: &Declare,
+    parameters: Vec<ScalarValue>,
+) -> PgWireResult<Reply> {
     if declare.life == Life::Transaction && matches!(session.transaction(), Transaction::Idle) {
         let why = "DECLARE CURSOR can only be used in transaction blocks; write BEGIN first, or WITH HOLD";
         return Err(fault("25P01", why));
@@ -122,7 +126,7 @@ async fn open(session: &Arc<Session>, declare: &Declare, parameters: Vec<ScalarV
         return Err(fault("42P03", format!("cursor \"{}\" already exists", declare.name)));
     }
     lock(session.cursors()).admit(declare)?;
-    let Answer { rows, notices, .. } = ask(session, &declare.sql, parameters).await?;
+    let Answer { rows, notices, .. } = ask(session, statement, parameters).await?;
     lock(session.cursors()).open(declare, rows)?;
     Ok(Reply::Done { tag: "DECLARE CURSOR".into(), notices })
 }
@@ -149,7 +153,7 @@ async fn read_portal(session: &Arc<Session>, fetch: &Fetch) -> PgWireResult<Answ
     let (mut cursor, tag, notices, running) = match mem::replace(&mut portal.progress, Progress::Done) {
         Progress::Bound => {
             let query = query_of(session, &prepared)?;
-            let answer = ask(session, query.question(), mem::take(&mut portal.parameters)).await?;
+            let answer = ask(session, query, mem::take(&mut portal.parameters)).await?;
             let cursor = Cursor::of_portal(&query.sql, prepared.fitted(answer.rows)?);
             (cursor, query.tag(), answer.notices, answer.running)
         }
@@ -257,11 +261,11 @@ pub(super) fn failed_transaction() -> PgWireError {
 }
 
 /// Puts a question to the hub: to its catalogue where that is all it is about, else to the data.
-async fn ask(session: &Arc<Session>, sql: &str, params: Vec<ScalarValue>) -> PgWireResult<Answer> {
+async fn ask(session: &Arc<Session>, statement: &Statement, params: Vec<ScalarValue>) -> PgWireResult<Answer> {
     let credential = session.credential().map_err(|fault| error(&fault))?;
-    let (question, running) = session.question(sql, params).map_err(|fault| error(&fault))?;
+    let (question, running) = session.question(statement.question(), params).map_err(|fault| error(&fault))?;
     let (hub, hears_notices) = (Arc::clone(session.hub()), session.hears_notices());
-    let looks_up = query::is_look_up(sql);
+    let looks_up = statement.looks_up();
     let asked = to_its_end(async move {
         if looks_up {
             let found = hub.look_up(&credential, question).await?;
@@ -274,7 +278,7 @@ async fn ask(session: &Arc<Session>, sql: &str, params: Vec<ScalarValue>) -> PgW
         let answered = answered?;
         let notices = if hears_notices { notices_of(&answered) } else { Vec::new() };
         let released = answered.released;
-        let rows = Rows::new(&released.schema, &released.batches)?.named(&released.columns)?.keeping(answered.room);
+        let rows = Rows::named(&released.schema, &released.columns, &released.batches)?.keeping(answered.room);
         // It can be cancelled as long as this lives.
         Ok(Answer { rows, notices, running })
     });
@@ -355,7 +359,6 @@ async fn describe_query(
     statement: &Statement,
     named: Vec<ScalarValue>,
 ) -> PgWireResult<Arc<Shape>> {
-    let sql = statement.question();
     let credential = session.credential().map_err(|fault| error(&fault))?;
     let terms = session.terms();
     // Where there is none, the hub has a reason that it will tell.
@@ -365,9 +368,9 @@ async fn describe_query(
     if let Some(shape) = key.as_ref().and_then(|key| lock(session.shapes()).find(key)) {
         return Ok(shape);
     }
-    let looks_up = query::is_look_up(sql);
-    let (question, running) = session.question(sql, named).map_err(|fault| error(&fault))?;
+    let (question, running) = session.question(statement.question(), named).map_err(|fault| error(&fault))?;
     let hub = Arc::clone(session.hub());
+    let looks_up = statement.looks_up();
     let asked = to_its_end(async move {
         let _running = running;
         match looks_up {
@@ -378,7 +381,7 @@ async fn describe_query(
     let described = asked.await.map_err(|fault| error(&fault))?;
     check_width(&described.schema)?;
     let schema = (!statement.has_no_rows()).then(|| plain_schema(&described.schema, &described.columns));
-    let shape = Arc::new(Shape { parameters: described.parameters, schema });
+    let shape = Arc::new(Shape { parameters: described.parameters.clone(), schema });
     if let Some(key) = key {
         lock(session.shapes()).keep(key, Arc::clone(&shape));
     }

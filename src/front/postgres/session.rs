@@ -4,7 +4,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -48,6 +51,9 @@ const LONGEST_NAME: usize = 63;
 pub(super) struct Session {
     hub: Arc<Hub>,
     credential: Credential,
+    /// Whether the credential was looked up for the message or the statement that is being answered, and was not asked
+    /// for since.
+    is_looked_up: AtomicBool,
     entry: Entry,
     state: Mutex<State>,
     cursors: Mutex<Cursors>,
@@ -103,6 +109,8 @@ struct State {
     local: Values,
     /// What the client was told of its settings.
     told: Values,
+    /// What was set when it was told of them last, for the connection and for the transaction.
+    told_of: Option<(Values, Values)>,
     transaction: Transaction,
     /// Settings as they were when the transaction began. Outside of a transaction block, the messages up to the end of
     /// their exchange are one.
@@ -133,6 +141,7 @@ impl Session {
             set: Values::new(),
             local: Values::new(),
             told: Values::new(),
+            told_of: None,
             transaction: Transaction::Idle,
             before: Values::new(),
             savepoints: Vec::new(),
@@ -140,6 +149,7 @@ impl Session {
         let session = Self {
             hub,
             credential,
+            is_looked_up: AtomicBool::new(false),
             entry,
             state: Mutex::new(state),
             cursors: Mutex::default(),
@@ -174,12 +184,30 @@ impl Session {
         &self.hub
     }
 
-    /// Who asks, looked up anew.
+    /// Looks up who asks, as a message comes that carries out statements, and before each further statement of its text.
     ///
     /// # Errors
     /// [`Error::Unauthenticated`] where the credential is no longer in force.
+    pub(super) fn look_up(&self) -> Result<()> {
+        self.hub.renew(&self.credential)?;
+        self.is_looked_up.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Who asks, looked up anew, unless that was just done for this message or statement.
+    ///
+    /// # Errors
+    /// As [`Session::look_up`].
     pub(super) fn credential(&self) -> Result<Credential> {
-        self.hub.renew(&self.credential)
+        match self.is_looked_up.swap(false, Ordering::Relaxed) {
+            true => Ok(self.credential.clone()),
+            false => self.hub.renew(&self.credential),
+        }
+    }
+
+    /// Another message begins: until it came, its caller may have been shut out.
+    pub(super) fn begin_another(&self) {
+        self.is_looked_up.store(false, Ordering::Relaxed);
     }
 
     /// On what terms it asks now.
@@ -319,11 +347,7 @@ impl Session {
 
     /// Settings that clients are told of and that changed since this was asked last; at first, all of them.
     pub(super) fn news(&self) -> Vec<(&'static str, String)> {
-        let mut state = self.state();
-        let now = REPORTED.into_iter().map(|name| (name, state.value_of(name)));
-        let news: Vec<_> = now.filter(|(name, value)| state.told.get(name) != Some(value)).collect();
-        state.told.extend(news.iter().cloned());
-        news
+        self.state().news()
     }
 
     fn carry_out(&self, state: &mut State, command: Command) -> Result<Outcome> {
@@ -488,6 +512,19 @@ impl State {
         settings::find(name).map_or_else(|_| String::new(), |known| self.value(known))
     }
 
+    /// Settings that clients are told of and that changed since this was asked last; at first, all of them.
+    fn news(&mut self) -> Vec<(&'static str, String)> {
+        // Between most exchanges nothing was set.
+        if self.told_of.as_ref().is_some_and(|(set, local)| *set == self.set && *local == self.local) {
+            return Vec::new();
+        }
+        let now = REPORTED.into_iter().map(|name| (name, self.value_of(name)));
+        let news: Vec<_> = now.filter(|(name, value)| self.told.get(name) != Some(value)).collect();
+        self.told.extend(news.iter().cloned());
+        self.told_of = Some((self.set.clone(), self.local.clone()));
+        news
+    }
+
     /// A transaction in a transaction is the same one.
     fn begin(&mut self) {
         if self.transaction == Transaction::Idle {
@@ -624,6 +661,7 @@ mod tests {
             set: Values::new(),
             local: Values::new(),
             told: Values::new(),
+            told_of: None,
             transaction: Transaction::Idle,
             before: Values::new(),
             savepoints: Vec::new(),
@@ -674,6 +712,22 @@ mod tests {
         state.local.insert(SMALL_CELLS, "merge".into());
         state.end();
         assert_eq!((state.value_of(INTERVAL).as_str(), state.value_of(SMALL_CELLS).as_str()), ("on", "leave-out"));
+    }
+
+    #[test]
+    fn clients_are_told_of_what_changed() {
+        let mut state = state();
+        assert_eq!(state.news().len(), REPORTED.len());
+        assert!(state.news().is_empty());
+        let told = |zone: &str| vec![("TimeZone", zone.to_owned())];
+        state.set.insert("TimeZone", "UTC".into());
+        state.set.insert(INTERVAL, "on".into());
+        assert_eq!(state.news(), told("UTC"));
+        state.local.insert("TimeZone", "Europe/Paris".into());
+        assert_eq!(state.news(), told("Europe/Paris"));
+        state.fail();
+        assert_eq!(state.news(), told("Asia/Shanghai"), "it is as it was before");
+        assert!(state.news().is_empty());
     }
 
     #[test]

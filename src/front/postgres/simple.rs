@@ -16,6 +16,7 @@ use pgwire::{
 };
 
 use super::{
+    error::error,
     reply::{Answer, Reply, counted, reply, send_description, send_done, send_notices, send_rows},
     session::Session,
     statements::{fault, split},
@@ -66,7 +67,12 @@ where
     if statements.is_empty() {
         client.feed(PgWireBackendMessage::EmptyQueryResponse(EmptyQueryResponse::new())).await?;
     }
-    for statement in statements {
+    for (at, statement) in statements.into_iter().enumerate() {
+        // Until the client had taken the answer to the one before, its caller may have been shut out. Also what is
+        // answered without the hub is for callers that are still let in.
+        if at > 0 {
+            session.look_up().map_err(|fault| error(&fault))?;
+        }
         match reply(&session, &statement?, Vec::new()).await? {
             Reply::Done { tag, notices } => {
                 send_notices(client, &notices).await?;

@@ -1,7 +1,7 @@
 //! The statements of a text: where each begins and ends, and which of them this door answers itself. Words only; what
 //! a statement may see is the hub's affair.
 
-use std::ops::Range;
+use std::{ops::Range, sync::OnceLock};
 
 use datafusion::sql::sqlparser::{
     dialect::PostgreSqlDialect,
@@ -14,6 +14,7 @@ use super::{
     cursor::{Declare, Fetch, Wanted},
     prepare::{Execute, Prepare},
 };
+use crate::query;
 
 /// The longest text that is looked at, in bytes. What the hub plans is shorter.
 const LONGEST: usize = 1 << 20;
@@ -60,6 +61,8 @@ pub(super) struct Statement {
     pub(super) parameters: usize,
     /// Its first word, in capitals.
     word: String,
+    /// Whether it is about the catalogue alone, once somebody asked.
+    looks_up: OnceLock<bool>,
 }
 
 /// What this door does with a statement.
@@ -115,7 +118,7 @@ impl Statement {
             let why = format!("there is no parameter ${parameters}; they go up to ${MOST_PARAMETERS}");
             return Err(fault("42P02", why));
         }
-        Ok(Self { sql: text.to_owned(), kind, parameters, word })
+        Ok(Self { sql: text.to_owned(), kind, parameters, word, looks_up: OnceLock::new() })
     }
 
     /// The text that goes to the hub: the statement, or the query inside it.
@@ -125,6 +128,11 @@ impl Statement {
             Kind::Copy(copy) => &copy.sql,
             Kind::Fetch(_) | Kind::Prepare(_) | Kind::Execute(_) | Kind::Other => &self.sql,
         }
+    }
+
+    /// Whether its question is about the catalogue alone. It is read for that once.
+    pub(super) fn looks_up(&self) -> bool {
+        *self.looks_up.get_or_init(|| query::is_look_up(self.question()))
     }
 
     /// Whether its first word says that it answers with no rows.
@@ -154,10 +162,14 @@ pub(super) fn split(sql: &str) -> PgWireResult<Vec<PgWireResult<Statement>>> {
     if sql.len() > LONGEST {
         return Err(fault("54000", format!("the text is longer than {} KiB", LONGEST >> 10)));
     }
+    if let Some(at) = one_select(sql) {
+        let first = Piece { token: Token::make_keyword("SELECT"), at };
+        return Ok(vec![Statement::of(sql, &[first])]);
+    }
     // What cannot be cut into words goes to the hub as it is, which says what is wrong with it.
     let Some(pieces) = pieces(sql) else {
-        let (sql, word) = (sql.to_owned(), String::new());
-        return Ok(vec![Ok(Statement { sql, kind: Kind::Other, parameters: 0, word })]);
+        let (sql, word, looks_up) = (sql.to_owned(), String::new(), OnceLock::new());
+        return Ok(vec![Ok(Statement { sql, kind: Kind::Other, parameters: 0, word, looks_up })]);
     };
     let statements = pieces.split(|piece| piece.token == Token::SemiColon);
     Ok(statements.filter(|pieces| !pieces.is_empty()).map(|pieces| Statement::of(sql, pieces)).collect())
@@ -194,6 +206,19 @@ fn pieces(sql: &str) -> Option<Vec<Piece>> {
         }
     }
     Some(pieces)
+}
+
+/// Where the only statement of a text stands, if that is plainly a `SELECT` without parameters. Most are, and all of them
+/// go to the hub, which reads them word by word itself.
+fn one_select(sql: &str) -> Option<Range<usize>> {
+    let text = sql.trim_ascii_end();
+    let text = text.strip_suffix(';').unwrap_or(text).trim_ascii_end();
+    let begin = sql.len() - sql.trim_ascii_start().len();
+    let (verb, rest) = text.get(begin..)?.split_at_checked("SELECT".len())?;
+    let is_select = verb.eq_ignore_ascii_case("SELECT") && rest.starts_with([' ', '\n', '\r', '\t']);
+    // After a comment, a quoted semicolon or a parameter it takes the tokenizer to say.
+    let is_plain = !rest.contains([';', '$']) && !rest.contains("--") && !rest.contains("/*");
+    (is_select && is_plain).then_some(begin..text.len())
 }
 
 /// Turns lines and columns, which only grow, into bytes.
@@ -434,8 +459,57 @@ impl<'a> Words<'a> {
 mod tests {
     use super::*;
 
+    #[test]
+    fn a_statement_is_read_for_what_it_is_about() {
+        let statement = |sql: &str| split(sql).unwrap().remove(0).unwrap();
+        let catalogue = statement("DECLARE c CURSOR FOR SELECT relname FROM pg_class");
+        assert!(catalogue.looks_up() && catalogue.clone().looks_up());
+        assert!(!statement("SELECT name FROM divisions").looks_up());
+    }
+
     fn texts(sql: &str) -> Vec<String> {
         split(sql).unwrap().into_iter().map(|statement| statement.unwrap().sql).collect()
+    }
+
+    #[test]
+    fn a_plain_select_is_the_same_whether_or_not_it_is_cut_up() {
+        for sql in [
+            "SELECT 1",
+            " \n select day, '社区' FROM visits WHERE a = 'it''s' \t;\n",
+            "SELECT\n*\nFROM \"t\" ; ",
+            "Select E'a\\'b', [1], current_setting('purpose')",
+        ] {
+            let cut = texts_cut_up(sql);
+            assert_eq!(one_select(sql).map(|at| sql[at].to_owned()).into_iter().collect::<Vec<_>>(), cut, "{sql}");
+            let statement = split(sql).unwrap().remove(0).unwrap();
+            assert_eq!((&statement.sql, statement.tag(), statement.parameters), (&cut[0], "SELECT", 0), "{sql}");
+            assert!(matches!(statement.kind, Kind::Other) && !statement.has_no_rows(), "{sql}");
+        }
+        for sql in [
+            "",
+            ";",
+            "SELECT",
+            "SELECTED 1",
+            "SELECT(1)",
+            "SELECT 1;;",
+            "SELECT 1; SELECT 2",
+            "SELECT ';'",
+            "SELECT $1",
+            "SELECT $$;$$",
+            "SELECT 1 -- one",
+            "SELECT 1 /* ; */",
+            "-- one\nSELECT 1",
+            "FETCH 1 FROM c",
+            "社区社区",
+        ] {
+            assert_eq!(one_select(sql), None, "{sql}");
+        }
+    }
+
+    fn texts_cut_up(sql: &str) -> Vec<String> {
+        let pieces = pieces(sql).unwrap();
+        let statements = pieces.split(|piece| piece.token == Token::SemiColon).filter(|pieces| !pieces.is_empty());
+        statements.map(|pieces| Statement::of(sql, pieces).unwrap().sql).collect()
     }
 
     #[test]
