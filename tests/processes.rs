@@ -166,6 +166,11 @@ fn a_user_comes_through_the_command_line() {
     let keys = folder.path().join("keys");
     let told = gridhub(&["audit", "show", &query_id, "--data", data, "--keys", keys.to_str().unwrap()]);
     assert!(text(&told.stdout).contains(&format!("asked: {sql}")), "{}", text(&told.stdout));
+    // As a crash may leave it.
+    let database = rusqlite::Connection::open(folder.path().join("data").join("metadata.sqlite")).unwrap();
+    assert_eq!(database.execute("DELETE FROM questions WHERE query_id = ?1", [&query_id]).unwrap(), 1);
+    let told = gridhub(&["audit", "show", &query_id, "--data", data, "--keys", keys.to_str().unwrap()]);
+    assert!(text(&told.stdout).contains("asked: no text is kept"), "{}", text(&told.stdout));
 
     let tokens = text(&gridhub(&["token", "list", "--data", data]).stdout);
     let id = tokens.lines().find(|line| line.contains("health-analyst")).unwrap().split_whitespace().next().unwrap();

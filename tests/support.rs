@@ -1,5 +1,7 @@
 //! A hub in a temporary folder, and conversations with it over HTTP.
 
+mod parts;
+
 use std::{
     path::{Path, PathBuf},
     sync::{
@@ -28,6 +30,8 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tower::ServiceExt;
 use uuid::Uuid;
+
+pub use parts::Parts;
 
 pub const PARQUET: &str = "application/vnd.apache.parquet";
 pub const CSV: &str = "text/csv";
@@ -139,6 +143,16 @@ impl TestHub {
     /// A hub with all fixtures pushed.
     pub async fn with_city() -> Self {
         Self::city_on(Self::start().await).await
+    }
+
+    /// The same without tables in memory.
+    pub async fn with_city_in_files() -> Self {
+        Self::city_on(Self::in_files().await).await
+    }
+
+    /// A hub without tables in memory.
+    pub async fn in_files() -> Self {
+        Self::with(TestClock::at("2026-01-07T01:00:00Z"), |opening| opening.query_limits.tables = 0).await
     }
 
     /// The same where protected numbers are shown without noise and as if nothing had been asked before, so that

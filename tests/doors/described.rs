@@ -1,17 +1,19 @@
 //! What a statement is described as before it is asked: its answer must look like that.
 
+use std::sync::Arc;
+
 use arrow::datatypes::DataType;
-use chrono::NaiveDate;
+use chrono::{NaiveDate, TimeDelta};
 use datafusion::common::ScalarValue;
 use gridhub::{
     demo::questions,
     disclose::{Small, Wishes},
     error::Error,
-    hub::{Hub, Question},
+    hub::{Described, Hub, Question},
     identity::Credential,
 };
 
-use crate::support::TestHub;
+use crate::support::{TestClock, TestHub};
 
 fn asked(sql: &str, purpose: &str) -> Question {
     Question { purpose: Some(purpose.to_owned()), ..Question::new(sql, "test") }
@@ -143,4 +145,113 @@ async fn a_credential_ends_when_its_token_does() {
         Err(Error::Unauthenticated)
     ));
     hub.authenticate_as("health-analyst", &city.token("health-analyst")).await.unwrap();
+}
+
+const OPEN: &str = "SELECT case_id, confirmed_date FROM cases WHERE sex = '女'";
+const BOUND: &str = "SELECT case_id FROM cases WHERE sex = $1 LIMIT $2";
+const PROTECTED: &str = "SELECT sex, count(DISTINCT id_no) AS n FROM cases WHERE severity IS NULL GROUP BY 1";
+
+/// What is remembered is given again as it is.
+async fn is_remembered(hub: &Hub, credential: &Credential, question: impl Fn() -> Question) -> bool {
+    let described = async || hub.describe(credential, &question()).await.unwrap();
+    let (first, second): (Arc<Described>, Arc<Described>) = (described().await, described().await);
+    assert_eq!((&first.schema, &first.columns), (&second.schema, &second.columns));
+    assert_eq!(first.parameters, second.parameters);
+    Arc::ptr_eq(&first, &second)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_described_again_is_remembered_for_who_asked_it_alone() {
+    let city = TestHub::with_city().await;
+    let hub = city.hub.as_ref().unwrap();
+    let analyst = hub.authenticate(&city.token("health-analyst")).await.unwrap();
+    for sql in [OPEN, BOUND, PROTECTED] {
+        assert!(is_remembered(hub, &analyst, || asked(sql, "epidemiology")).await, "{sql}");
+    }
+    for sql in [
+        "SELECT case_id FROM cases WHERE confirmed_date < now()",
+        "SELECT case_id, current_date FROM cases",
+        "EXPLAIN SELECT case_id FROM cases",
+        "SELECT 1 AS one",
+        // It may pass with a value, and does not with NULL.
+        "SELECT sex, count(*) FROM cases WHERE severity LIKE $1 GROUP BY 1",
+    ] {
+        assert!(!is_remembered(hub, &analyst, || asked(sql, "epidemiology")).await, "{sql}");
+    }
+    let wished =
+        || Question { wishes: Wishes { interval: true, ..Wishes::default() }, ..asked(PROTECTED, "epidemiology") };
+    assert!(!is_remembered(hub, &analyst, wished).await);
+    let plain = hub.describe(&analyst, &asked(PROTECTED, "epidemiology")).await.unwrap();
+    let with_ends = hub.describe(&analyst, &wished()).await.unwrap();
+    assert!(with_ends.schema.fields().len() > plain.schema.fields().len());
+
+    // Types that who asks names make another question of it.
+    let sql = "SELECT level + $1 AS sum FROM divisions";
+    let named = |kind: ScalarValue| Question { params: vec![kind], ..asked(sql, "epidemiology") };
+    let described = async |question: Question| hub.describe(&analyst, &question).await.unwrap();
+    for (kind, expected) in [
+        (ScalarValue::Float64(None), DataType::Float64),
+        (ScalarValue::Int64(None), DataType::Int64),
+        (ScalarValue::Float64(None), DataType::Float64),
+    ] {
+        assert_eq!(described(named(kind)).await.parameters, [expected]);
+    }
+    // Nobody is given what others asked, or what held before policies decided anew.
+    let divisions = || asked("SELECT name FROM divisions", "epidemiology");
+    let (first, again) = (described(divisions()).await, described(divisions()).await);
+    let other_purpose = described(asked("SELECT name FROM divisions", "supply-planning")).await;
+    let epidemiologist = hub.authenticate(&city.token("cdc-epidemiologist")).await.unwrap();
+    let others = hub.describe(&epidemiologist, &divisions()).await.unwrap();
+    city.clock.step(TimeDelta::hours(2));
+    let later = described(divisions()).await;
+    assert!(Arc::ptr_eq(&first, &again));
+    for other in [other_purpose, others, later] {
+        assert!(!Arc::ptr_eq(&first, &other));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_description_follows_from_statement_and_view_alone() {
+    let told = async |site: &TestHub| {
+        let hub = site.hub.as_ref().unwrap();
+        let analyst = hub.authenticate(&site.token("health-analyst")).await.unwrap();
+        let mut told = Vec::new();
+        for sql in [OPEN, BOUND, PROTECTED] {
+            let described = hub.describe(&analyst, &asked(sql, "epidemiology")).await.unwrap();
+            told.push((described.parameters.clone(), described.schema.clone(), described.columns.clone()));
+        }
+        told
+    };
+    // Without a row, with all of them, and once something was released.
+    let empty = told(&TestHub::start().await).await;
+    let mut city = TestHub::with_city().await;
+    assert_eq!(told(&city).await, empty);
+    assert_eq!(city.ask("health-analyst", "epidemiology", PROTECTED).await.status, 200);
+    assert_eq!(told(&city).await, empty);
+    city.restart().await;
+    assert_eq!(told(&city).await, empty);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_refused_is_recorded_each_time_and_what_is_remembered_is_counted() {
+    let clock = TestClock::at("2026-01-07T01:00:00Z");
+    let city = TestHub::with(clock, |opening| opening.throttle.per_second = 4).await;
+    let hub = city.hub.as_ref().unwrap();
+    let analyst = hub.authenticate(&city.token("health-analyst")).await.unwrap();
+    let size = || hub.checkpoint().lines().nth(1).unwrap().parse::<u64>().unwrap();
+    let before = size();
+    for times in 1..3 {
+        let refused = hub.describe(&analyst, &asked("SELECT temperature FROM visits", "epidemiology")).await;
+        assert!(matches!(refused, Err(Error::Refused(_))), "{refused:?}");
+        assert_eq!(size(), before + 2 * times);
+    }
+    // Twice as many at once as in a second, and then those that a second lets in.
+    let mut told = Ok(());
+    for _ in 0..10_000 {
+        told = hub.describe(&analyst, &asked(OPEN, "epidemiology")).await.map(drop);
+        if told.is_err() {
+            break;
+        }
+    }
+    assert!(matches!(told, Err(Error::RateLimited(_))), "{told:?}");
 }

@@ -280,6 +280,35 @@ async fn a_ticket_does_not_outlive_its_token() {
     assert_eq!(rows_of_flight(&mut other, &info).await.err().unwrap().code(), Code::Unauthenticated);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_asked_again_is_told_again() {
+    let site = Site::city().await;
+    let mut client = site.flight_session("health-analyst", "epidemiology").await;
+    let protected = "SELECT count(temperature) AS n FROM visits";
+    for sql in ["SELECT code, level, name FROM divisions ORDER BY code LIMIT 3", protected, "SELECT 1 AS one"] {
+        let first = client.execute(sql.into(), None).await.unwrap();
+        let rows = batches_of_flight(&mut client, &first).await;
+        assert!(!rows.is_empty(), "{sql}");
+        for _ in 0..2 {
+            let again = client.execute(sql.into(), None).await.unwrap();
+            assert_eq!((&again.schema, &again.app_metadata), (&first.schema, &first.app_metadata), "{sql}");
+            assert_ne!(again.endpoint[0].ticket, first.endpoint[0].ticket, "each has a ticket of its own");
+            assert_eq!(batches_of_flight(&mut client, &again).await, rows, "{sql}");
+        }
+    }
+    // Another purpose is told for itself, and who may not see something does not by what others were told.
+    let cases = "SELECT case_id, id_no FROM cases ORDER BY 1";
+    let info = client.execute(cases.into(), None).await.unwrap();
+    let mine = batches_of_flight(&mut client, &info).await;
+    let mut planner = site.flight_session("pharmacy-planner", "supply-planning").await;
+    for _ in 0..2 {
+        let refused = status(planner.execute(cases.into(), None).await.unwrap_err());
+        assert!(refused.metadata().contains_key("gridhub-error"), "{refused}");
+    }
+    let info = client.execute(cases.into(), None).await.unwrap();
+    assert_eq!(batches_of_flight(&mut client, &info).await, mine);
+}
+
 /// What comes back for a prepared statement's handle, shown with that credential.
 async fn ticket_for(client: &mut FlightClient, handle: &Bytes, token: &str) -> Result<FlightInfo, Status> {
     let command = CommandPreparedStatementQuery { prepared_statement_handle: handle.clone() };

@@ -1,9 +1,12 @@
 //! The log: what it records, who may read it, and that nothing is answered without it.
 
+use std::{path::Path, process::Command};
+
 use gridhub::audit::log::verify;
 use insta::assert_snapshot;
+use tempfile::TempDir;
 
-use crate::support::{CSV, TestHub, fixture};
+use crate::support::{CSV, TestClock, TestHub, fixture};
 
 /// The kinds and outcomes of the newest entries.
 async fn newest(hub: &TestHub, count: usize) -> String {
@@ -59,6 +62,31 @@ async fn an_end_entry_says_what_left_the_hub() {
     assert_snapshot!(entry["fields"].to_string(), @r#"{"cdc.cases.*":"rows","cdc.cases.id_no":"token","cdc.cases.sex":"clear"}"#);
     assert_snapshot!(entry["tables"].to_string(), @r#"{"cdc.cases":1}"#);
     assert_eq!((entry["rows"].clone(), entry["protection"].clone()), (2.into(), "exact".into()));
+}
+
+/// Also what only filters look at, whoever applies them: the answer tells of it all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_entry_names_what_filters_looked_at() {
+    for hub in [TestHub::with_city().await, TestHub::with_city_in_files().await] {
+        for (sql, looked_at) in [
+            ("SELECT vaccine FROM vaccinations WHERE dose_no = 1", "health_bureau.vaccinations.dose_no clear"),
+            ("SELECT dose_no FROM vaccinations WHERE id_no = 'x'", "health_bureau.vaccinations.id_no token"),
+            (
+                "SELECT count(*) FROM vaccinations WHERE birth_date < '2000-01-01'",
+                "health_bureau.vaccinations.birth_date generalised",
+            ),
+            ("SELECT case_id FROM cases WHERE sex = '女'", "cdc.cases.sex clear"),
+            ("SELECT case_id FROM cases WHERE onset_date > '2025-01-01'", "cdc.cases.onset_date clear"),
+        ] {
+            for _ in 0..2 {
+                let reply = hub.ask("health-analyst", "epidemiology", sql).await.json();
+                let path = format!("/v1/log/entries?from={}&count=1", reply["log_index"]);
+                let entry = hub.get(&hub.token("compliance-officer"), &path).await.json()["entries"][0].clone();
+                let (field, exposure) = looked_at.split_once(' ').unwrap();
+                assert_eq!(entry["fields"][field], exposure, "{sql}: {}", entry["fields"]);
+            }
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -167,4 +195,93 @@ async fn nothing_is_answered_that_cannot_be_logged() {
     assert_snapshot!(refused.problem(), @"503 log-unavailable: the access log cannot be written, so nothing can be answered; tell the operator");
     hub.clock.step(chrono::TimeDelta::minutes(11));
     assert_eq!(hub.ask_as(&token, "epidemiology", "SELECT 1", "").await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_question_whose_text_cannot_be_kept_is_not_answered_and_its_end_is_recorded() {
+    let hub = TestHub::with_city().await;
+    let token = hub.token("health-analyst");
+    let ask = || hub.ask_as(&token, "epidemiology", "SELECT 1", "");
+    assert_eq!(ask().await.status, 200);
+    let database = rusqlite::Connection::open(hub.data().join("metadata.sqlite")).unwrap();
+    database.execute_batch("ALTER TABLE questions RENAME TO elsewhere").unwrap();
+    assert_eq!(ask().await.status, 500);
+    database.execute_batch("ALTER TABLE elsewhere RENAME TO questions").unwrap();
+    assert_eq!(ask().await.status, 200);
+    assert_snapshot!(newest(&hub, 4).await, @"
+    query.begin health-analyst
+    query.end  internal
+    query.begin health-analyst
+    query.end  answered
+    ");
+}
+
+/// Copies a folder as it lies there now. By another process: one that closes a file lets go of all its own locks on it,
+/// and the hub's are of this process.
+fn copy(from: &Path, to: &Path) {
+    let copied = Command::new("cp").arg("-a").arg(from.join(".")).arg(to).status().unwrap();
+    assert!(copied.success());
+}
+
+fn copied(from: &Path) -> TempDir {
+    let to = tempfile::tempdir().unwrap();
+    copy(from, to.path());
+    to
+}
+
+/// Starts on what a crash left; the log must be whole, and all goes on. Returns the hub and the entries from one on.
+async fn after_a_crash(folder: TempDir, clock: TestClock, from: u64) -> (TestHub, Vec<serde_json::Value>) {
+    let log = folder.path().join("data").join("log");
+    verify(&log, None).unwrap();
+    let hub = TestHub::on(folder, clock).await.unwrap();
+    assert_eq!(hub.ask("health-analyst", "epidemiology", "SELECT 1").await.status, 200);
+    let officer = hub.token("compliance-officer");
+    let entries = hub.get(&officer, &format!("/v1/log/entries?from={from}&count=1000")).await.json();
+    assert_eq!(verify(&log, None).unwrap().unsigned, 0);
+    (hub, entries["entries"].as_array().unwrap().clone())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_amid_the_beginning_of_a_question_leaves_its_text_or_its_entry_and_no_answer() {
+    let hub = TestHub::with_city().await;
+    let token = hub.token("health-analyst");
+    let ask = || hub.ask_as(&token, "epidemiology", "SELECT count(*) FROM cases", "application/json");
+    assert_eq!(ask().await.status, 200);
+    let log = hub.data().join("log");
+    let before = verify(&log, None).unwrap().signed;
+
+    // The entry without the text, which does not get into a database that another holds.
+    let log_before = copied(&log);
+    let holder = rusqlite::Connection::open(hub.data().join("metadata.sqlite")).unwrap();
+    holder.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let begun = async {
+        while verify(&log, None).unwrap().signed == before {
+            tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        }
+        // Time enough for an answer, if it did not wait.
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    };
+    let mut asking = std::pin::pin!(ask());
+    tokio::select! {
+        _ = &mut asking => panic!("answered before its text was kept"),
+        () = begun => {}
+    }
+    assert_eq!(verify(&log, None).unwrap().signed, before + 1);
+    let crashed = copied(hub.folder.path());
+    holder.execute_batch("ROLLBACK").unwrap();
+    let reply = asking.await;
+    assert_eq!(reply.status, 200);
+    let (after, entries) = after_a_crash(crashed, hub.clock.clone(), before).await;
+    let id = entries[0]["query_id"].as_str().unwrap();
+    assert_eq!(entries.iter().filter(|entry| entry["query_id"] == id).count(), 1);
+    assert_eq!(entries[0]["kind"], "query.begin");
+    assert!(after.metadata().question(id).unwrap().is_none());
+
+    // The text without the entry: the log as it lay before the question, and all else as it lies after it.
+    let id = reply.json()["query_id"].as_str().unwrap().to_owned();
+    let crashed = copied(hub.folder.path());
+    copy(log_before.path(), &crashed.path().join("data").join("log"));
+    let (after, entries) = after_a_crash(crashed, hub.clock.clone(), before).await;
+    assert!(entries.iter().all(|entry| entry["query_id"] != id.as_str()));
+    assert!(after.metadata().question(&id).unwrap().is_some());
 }

@@ -184,3 +184,28 @@ async fn who_reads_nothing_is_given_up() {
     assert!(begun.elapsed() < SOON, "the connection was still there: {:?}", begun.elapsed());
     assert!(wire.rest().await.len() < bytes);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_shut_out_while_it_reads_hears_no_further_statement() {
+    let site = Site::city().await;
+    let (sql, bytes) = much();
+    let cursor = "BEGIN; DECLARE c CURSOR FOR SELECT code FROM divisions; ";
+    for (before, after, tag) in [
+        ("", "SELECT count(*) FROM divisions", "SELECT 1\0"),
+        // What is answered without the hub is no exception.
+        (cursor, "FETCH 1 FROM c", "FETCH 1\0"),
+        ("", "SHOW purpose", "SHOW\0"),
+    ] {
+        let token = site.hub.token("health-analyst");
+        let id = site.hub().authenticate(&token).await.unwrap().token_id;
+        let mut wire = Wire::let_in(site.postgres, "health-analyst", &token, &PURPOSE).await.0;
+        wire.send(&query(&format!("{before}{sql}; {after}"))).await;
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        gridhub::identity::revoke(&site.hub.metadata(), &id, site.hub.clock.now()).unwrap();
+        let said = wire.rest().await;
+        assert!(said.len() > bytes, "what was let out before is sent: {} of {bytes} bytes", said.len());
+        let end = String::from_utf8_lossy(&said[bytes..]).into_owned();
+        assert!(end.contains("SELECT 6561\0") && end.contains("28000"), "{}", &end[end.len().saturating_sub(400)..]);
+        assert!(!end.contains(tag), "{after}: the second statement was answered");
+    }
+}
